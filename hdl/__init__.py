@@ -1,0 +1,1 @@
+"""What becomes hardware: Amaranth sources of the array, its codebook path and the core."""
