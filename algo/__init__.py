@@ -1,0 +1,1 @@
+"""What learns the compressed weights: trace, prune, cluster, quantise, fine-tune, calibrate (torch)."""
