@@ -137,13 +137,20 @@ class ArrayConfig:
         if self.weights == "masked_codebook":
             if self.n > self.m:
                 raise ConfigError("n", self.n, f"cannot keep more than m = {self.m} weights of every {self.m}", self.m)
+            if self.n == self.m:
+                raise ConfigError(
+                    "n", self.n, f"of m = {self.m} prunes nothing: use weights = 'codebook'", self.m - 1 or None
+                )
             if d % self.m:
                 nearest = max(self.m, round(d / self.m) * self.m)
                 raise ConfigError("vector_length", d, f"must be a multiple of m = {self.m}", nearest)
         default("index_width", max(1, (self.codewords - 1).bit_length()))
         if self.codewords > 1 << self.index_width:
             raise ConfigError(
-                "codewords", self.codewords, f"does not fit index_width = {self.index_width} bits", 1 << self.index_width
+                "codewords",
+                self.codewords,
+                f"does not fit index_width = {self.index_width} bits",
+                1 << self.index_width,
             )
         default("prf_depth", min(8, self.wrf_depth))
         default("arf_depth", max(2, self.wrf_depth))
@@ -227,6 +234,70 @@ class ArrayConfig:
         return self.rows // self.tile_rows, self.groups
 
     @property
+    def offset_width(self):
+        """Bits of a stored weight offset e_q = position_q - q inside its group of M (0..M-N)."""
+        return max(1, (self.m - self.n).bit_length()) if self.tile == "sparse" else 0
+
+    @property
+    def entry_address_width(self):
+        """Bits of a WRF address."""
+        return max(1, (self.wrf_depth - 1).bit_length())
+
+    @property
+    def scale_depth(self):
+        """Scale vectors held for requantisation: A of the running subset and, where they fit, A of the next."""
+        return max(2, self.prf_depth)
+
+    @property
+    def codeword_words(self):
+        """Words of the weight stream in one codeword."""
+        return -(-self.vector_length * self.weight_width // self.stream_width)
+
+    @property
+    def raw_vectors(self):
+        """Uncompressed subvectors that one stream word carries (all of one array row); 0 where a subvector needs several words."""
+        fitting = self.stream_width // (self.multipliers_per_vector * self.weight_width)
+        return max((value for value in _divisors(self.crf_read_ports) if value <= fitting), default=0)
+
+    @property
+    def raw_words(self):
+        """Words of the weight stream in one turn of uncompressed subvectors."""
+        return -(-self.multipliers_per_vector * self.weight_width // self.stream_width)
+
+    @property
+    def latency(self):
+        """Cycles from the issue of an activation vector to its column sums below the array: one register for each tile on
+        the way down and across, and one for the operands."""
+        return sum(self.tile_grid) + 1
+
+    @property
+    def command_fields(self):
+        """(name, width) of every field of a command, least significant first; see docs/core.md for their meaning."""
+
+        def bits(value):
+            return max(1, value.bit_length())
+
+        fields = [("codewords", bits(self.codewords))] if self.has_codebook else []
+        fields += [("compressed", 1)] if self.has_codebook else []
+        fields += [("pass_offset", self.offset_width)] if self.tile == "sparse" else []
+        return [
+            *fields,
+            ("scales", bits(self.scale_depth)),
+            ("rows", bits(self.rows)),
+            ("entries", bits(self.wrf_depth)),
+            ("out_channel_repeat", bits(self.prf_depth)),
+            ("passes", bits(self.dense_passes)),
+            ("vectors", bits(self.arf_depth)),
+            ("fresh", bits(self.arf_depth)),
+            ("row_pixels", 16),
+            ("pixels", 24),
+            ("accumulate", 1),
+            ("final", 1),
+            ("relu", 1),
+            ("high", 7),
+        ]
+
+    @property
     def variant(self):
         """Name of the paper's variant this configuration belongs to."""
         base = "ws" if self.wrf_depth == 1 else "ews"
@@ -277,7 +348,14 @@ def preset(variant, rows, columns=None, **changes):
         raise ConfigError("variant", variant, f"must be one of {', '.join(VARIANTS)}")
     weights, tile, depth = VARIANTS[variant]
     codebook = {"vector_length": 8, "codewords": 1024} if weights == "codebook" else {}
-    fields = {"rows": rows, "columns": columns or rows, "weights": weights, "tile": tile, "wrf_depth": depth, **codebook}
+    fields = {
+        "rows": rows,
+        "columns": columns or rows,
+        "weights": weights,
+        "tile": tile,
+        "wrf_depth": depth,
+        **codebook,
+    }
     return ArrayConfig(**{**fields, **changes})
 
 

@@ -1,0 +1,84 @@
+"""Codebook register file (CRF): one codebook, several read ports (paper section 5.2)."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from ..register_file import RegisterFile, one_hot
+from ..verilog import place
+
+__all__ = ["CodebookRegisterFile"]
+
+#: codewords in one bank; a bank is one module that is placed k / 32 times.
+_BANK = 32
+
+
+class CodebookRegisterFile(wiring.Component):
+    """k codewords of d weights. A written codeword can be read in the next cycle (``latency`` = 1); reads are combinational.
+
+    Parameters
+    ----------
+    config : :class:`~hdl.config.ArrayConfig` with a codebook.
+
+    Members
+    -------
+    write : In(1), ``write_index``, ``codeword`` : In(d*8). Codeword to write, first weight in the low bits.
+    indices : In(index_width) for each of the ``crf_read_ports``.
+    codewords : Out(d*8) for each of them.
+    """
+
+    module_name = "codebook_register_file"
+    latency = 1
+
+    def __init__(self, config):
+        self.config = config
+        width = config.vector_length * 8
+        super().__init__(
+            {
+                "write": In(1),
+                "write_index": In(config.index_width),
+                "codeword": In(width),
+                "indices": In(config.index_width).array(config.crf_read_ports),
+                "codewords": Out(width).array(config.crf_read_ports),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        width, ports = config.vector_length * 8, config.crf_read_ports
+        low_width = min(config.index_width, (_BANK - 1).bit_length())
+
+        def decode(name, index):
+            """One-hot word lines inside a bank, and one-hot bank lines."""
+            words = one_hot(m, f"{name}_word", index[:low_width], 1 << low_width)
+            high = index[low_width:]
+            return words, [high == bank if len(high) else 1 for bank in range(1 << len(high))]
+
+        written, write_banks = decode("write", self.write_index)
+        reads = [decode(f"read_{port}", self.indices[port]) for port in range(ports)]
+        values = [[] for _ in range(ports)]
+        for bank, start in enumerate(range(0, config.codewords, _BANK)):
+            depth = min(_BANK, config.codewords - start)
+            crf = place(
+                m,
+                platform,
+                f"bank_{bank}",
+                RegisterFile(depth, width, read_ports=ports, module_name=f"crf_bank_{depth}x{width}"),
+            )
+            enable = Signal(name=f"write_bank_{bank}")
+            m.d.comb += [
+                enable.eq(self.write & write_banks[bank]),
+                crf.write.eq(written[:depth] & enable.replicate(depth)),
+                crf.data.eq(self.codeword),
+            ]
+            for port, (words, banks) in enumerate(reads):
+                hit = Signal(name=f"read_{port}_bank_{bank}")
+                m.d.comb += [hit.eq(banks[bank]), crf.select[port].eq(words[:depth] & hit.replicate(depth))]
+                values[port].append(crf.value[port] & hit.replicate(width) if depth == 1 else crf.value[port])
+        for port in range(ports):
+            terms = values[port]
+            while len(terms) > 1:
+                terms = [terms[i] | terms[i + 1] if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
+            m.d.comb += self.codewords[port].eq(terms[0])
+        return m

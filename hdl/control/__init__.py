@@ -1,0 +1,1 @@
+"""Weight loader, sequencer and requantiser: what runs the array for one command after another."""

@@ -1,0 +1,115 @@
+"""Requantiser: partial sums to int8 by a scale and a bias for each output channel (our decision; the paper leaves it open)."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["SCALE_LAYOUT", "Requantiser", "ScaleMemory"]
+
+#: one scale word: |scale| = (256 + mantissa) / 2**(shift + 6), bias in 1/64 of an output step.
+SCALE_LAYOUT = data.StructLayout({"mantissa": 8, "shift": 6, "negative": 1, "bias": signed(17)})
+
+_FRACTION = 6  # fractional bits kept until the bias is added
+_WIDTH = 18  # bits of the scaled partial sum after saturation
+
+
+class Requantiser(wiring.Component):
+    """``value = clamp((((+-psum * (256 + mantissa)) >> shift) + bias + 32) >> 6, low, high)`` for one column. Combinational.
+
+    The scaled partial sum saturates at 18 bits; ``low`` is 0 with ``relu``, else -128.
+
+    Parameters
+    ----------
+    psum_width : bits of ``psum``.
+
+    Members
+    -------
+    psum : In(signed(psum_width)). ``scale`` : In(SCALE_LAYOUT). ``relu`` : In(1). ``high`` : In(7). ``value`` : Out(signed(8)).
+    """
+
+    module_name = "requantiser"
+    latency = 0
+
+    def __init__(self, psum_width):
+        self.psum_width = psum_width
+        super().__init__(
+            {
+                "psum": In(signed(psum_width)),
+                "scale": In(SCALE_LAYOUT),
+                "relu": In(1),
+                "high": In(7),
+                "value": Out(signed(8)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        magnitude = Signal(signed(self.psum_width + 1))
+        product = Signal(signed(self.psum_width + 10))
+        shifted = Signal.like(product)
+        scaled = Signal(signed(_WIDTH))
+        limit = 1 << (_WIDTH - 1)
+        rounded = Signal(signed(_WIDTH + 1 - _FRACTION))
+        low, high = Signal(signed(8)), Signal(signed(8))
+        m.d.comb += [
+            magnitude.eq(Mux(self.scale.negative, -self.psum, self.psum)),
+            product.eq(magnitude * Cat(self.scale.mantissa, Const(1, 1))),
+            shifted.eq(product >> self.scale.shift),
+            scaled.eq(Mux(shifted >= limit, limit - 1, Mux(shifted < -limit, -limit, shifted))),
+            rounded.eq((scaled + self.scale.bias + (1 << (_FRACTION - 1))) >> _FRACTION),
+            low.eq(Mux(self.relu, 0, -128)),
+            high.eq(self.high),
+            self.value.eq(Mux(rounded > high, high, Mux(rounded < low, low, rounded))),
+        ]
+        return m
+
+
+class ScaleMemory(wiring.Component):
+    """``scale_depth`` vectors of one scale for each column, written a stream word at a time, read into a register with ``step``.
+
+    Latency: ``scales`` is the vector at ``address`` one step later.
+
+    Parameters
+    ----------
+    config : :class:`~hdl.config.ArrayConfig`.
+
+    Members
+    -------
+    write : In(words). Word enables; ``write_address``, ``write_data`` (64 bits).
+    step, address : In. ``scales`` : Out(columns*32).
+    """
+
+    module_name = "scale_memory"
+    latency = 1
+
+    def __init__(self, config):
+        self.config = config
+        self.words = -(-config.columns * 32 // config.stream_width)
+        address = max(1, (config.scale_depth - 1).bit_length())
+        super().__init__(
+            {
+                "write": In(self.words),
+                "write_address": In(address),
+                "write_data": In(config.stream_width),
+                "step": In(1),
+                "address": In(address),
+                "scales": Out(config.columns * 32),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        width = self.words * self.config.stream_width
+        m.submodules.memory = memory = Memory(shape=width, depth=self.config.scale_depth, init=[])
+        write = memory.write_port(granularity=self.config.stream_width)
+        read = memory.read_port()
+        m.d.comb += [
+            write.en.eq(self.write),
+            write.addr.eq(self.write_address),
+            write.data.eq(Cat(*[self.write_data] * self.words)),
+            read.en.eq(self.step),
+            read.addr.eq(self.address),
+            self.scales.eq(read.data),
+        ]
+        return m
