@@ -2,15 +2,23 @@
 
 from golden.checkpoint import Checkpoint, CheckpointError, Codebook, DenseLayer, Layer, MvqLayer
 from golden.graph import Graph, GraphError, Node
+from golden.integer import Requantisation
+from golden.network import Calibration, CalibrationError, IntegerLayer, IntegerNetwork, quantise
 
 __all__ = [
+    "Calibration",
+    "CalibrationError",
     "Checkpoint",
     "CheckpointError",
     "Codebook",
     "DenseLayer",
     "Graph",
     "GraphError",
+    "IntegerLayer",
+    "IntegerNetwork",
     "Layer",
     "MvqLayer",
     "Node",
+    "Requantisation",
+    "quantise",
 ]
