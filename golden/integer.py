@@ -35,6 +35,7 @@ __all__ = [
 
 #: fractional bits of t and bias.
 FRACTION = 6
+HALF = 1 << (FRACTION - 1)
 #: largest magnitude of a bias, and the range of t.
 BIAS_LIMIT = (1 << 16) - 1
 T_LOW, T_HIGH = -(1 << 17), (1 << 17) - 1
@@ -72,6 +73,9 @@ class Requantisation:
     @classmethod
     def from_real(cls, scale, bias, activation, output_scale, name="requantisation"):
         """The word nearest to y = activation(psum * scale + bias) / output_scale.
+
+        Multipliers are rounded to nine significant bits, biases to 1/64 of an output step; a multiplier of 0, or too small for a shift
+        of 63, becomes the smallest there is, 2**-61.
 
         Parameters
         ----------
@@ -146,7 +150,7 @@ class Requantisation:
         return self._round(self.scaled(psum) + self._by_channel(self.bias, psum))
 
     def _round(self, t):
-        return np.clip(t + (1 << FRACTION - 1) >> FRACTION, self.low, self.high).astype(np.int8)
+        return np.clip((t + HALF) >> FRACTION, self.low, self.high).astype(np.int8)
 
     @staticmethod
     def _by_channel(values, psum):

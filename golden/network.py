@@ -125,7 +125,7 @@ class IntegerNetwork:
 
     def quantise_input(self, images):
         """int8 (N, C, H, W) from real images (N, C, H, W): clip(rint(x / scale), -128, 127)."""
-        images = np.asarray(images)
+        images = np.asarray(images, dtype=np.float64)
         if images.ndim != 4 or images.shape[1:] != self.graph.shapes()[self.graph.input.name]:
             shape = self.graph.shapes()[self.graph.input.name]
             raise MvqError(f"images must have the shape (N, {', '.join(map(str, shape))}), not {images.shape}")
