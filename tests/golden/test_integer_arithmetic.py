@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from golden import integer
@@ -93,6 +93,7 @@ def test_requantisation_equals_the_scalar_reference(channels, activation, psums)
 
 
 @given(multipliers)
+@example(0.5 - 2.0**-13)  # rounds up to the next power of two
 def test_the_multiplier_is_the_nearest_there_is(ratio):
     unit = Requantisation.from_real(ratio, 0.0, "none", 1.0)
     value = Fraction(256 + int(unit.mantissa[0])) / 2 ** int(unit.shift[0])
@@ -124,6 +125,16 @@ def test_saturated_biases_are_counted():
     unit = Requantisation.from_real([0.1, 0.1, 0.1], [2000.0, -1e9, 1023.9], "none", 1.0)
     assert unit.bias.tolist() == [65535, -65535, 65530]
     assert unit.saturated == 2
+
+
+def test_t_saturates_to_18_bits():
+    unit = Requantisation.from_real(1.0, 0.0, "none", 1.0)
+    assert unit.scaled(np.array([[-2049], [-2048], [2047], [2048]])).ravel().tolist() == [
+        -131072,
+        -131072,
+        131008,
+        131071,
+    ]
 
 
 def test_what_a_word_cannot_say():

@@ -173,6 +173,20 @@ def test_output_that_is_no_layer(networks):
     assert (network.logits(output) == output / 127).all()
 
 
+def test_ranges_stay_positive_only_where_every_input_is(networks):
+    net = Graph(
+        [
+            Node("x", "input", (), {"shape": [1, 2, 2]}),
+            Node("relu", "activation", ("x",), {"kind": "relu"}),
+            Node("both", "add", ("relu", "relu"), {"activation": "none"}),
+            Node("mixed", "add", ("both", "x"), {"activation": "none"}),
+        ],
+        "mixed",
+    )
+    network = quantise(Checkpoint(net, {}), Calibration(dict.fromkeys(("x", "relu", "both", "mixed"), 1.0)))
+    assert network.ranges == {"x": (-128, 127), "relu": (0, 127), "both": (0, 127), "mixed": (-128, 127)}
+
+
 def test_scales():
     calibration = Calibration({"a": 12.7, "b": 0.0})
     relu6 = Node("a", "activation", ("x",), {"kind": "relu6"})
