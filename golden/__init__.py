@@ -3,6 +3,7 @@
 from golden.checkpoint import Checkpoint, CheckpointError, Codebook, DenseLayer, Layer, MvqLayer
 from golden.graph import Graph, GraphError, Node
 from golden.integer import Requantisation
+from golden.lower import LoweredLayer, LoweredNetwork, LoweringError, lower
 from golden.network import Calibration, CalibrationError, IntegerLayer, IntegerNetwork, quantise
 
 __all__ = [
@@ -17,8 +18,12 @@ __all__ = [
     "IntegerLayer",
     "IntegerNetwork",
     "Layer",
+    "LoweredLayer",
+    "LoweredNetwork",
+    "LoweringError",
     "MvqLayer",
     "Node",
     "Requantisation",
+    "lower",
     "quantise",
 ]

@@ -1,6 +1,6 @@
 """The core: weight loader, sequencer, array and requantisation behind four streams."""
 
-from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 

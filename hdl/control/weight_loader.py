@@ -1,6 +1,6 @@
 """Weight loader: codebook, scales and weights of the next subset, while the array works on the present one (paper section 5.2)."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 
