@@ -10,7 +10,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 @pytest.fixture(scope="session", autouse=True)
 def threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # small networks: a second thread only waits, above all on a busy machine
 
 
 @pytest.fixture(scope="session")
