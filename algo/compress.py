@@ -17,6 +17,9 @@ from hdl.config import MvqError
 
 __all__ = ["CompressSettings", "choose_layers", "compress", "report"]
 
+#: smallest scale of a dense channel.
+_LEAST_SCALE = 1e-12
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompressSettings:
@@ -103,9 +106,8 @@ def choose_layers(graph, settings):
 
 
 def _dense_weight(weight):
-    """int8 with one scale for each output channel; a channel of zeros has the scale 1."""
-    scale = weight.flatten(1).abs().amax(dim=1) / HIGH
-    return DenseWeight(weight, torch.where(scale > 0, scale, torch.ones_like(scale)))
+    """int8 with one scale for each output channel; a channel of zeros has a negligible one, as its normalisation may have a huge gain."""
+    return DenseWeight(weight, (weight.flatten(1).abs().amax(dim=1) / HIGH).clamp(min=_LEAST_SCALE))
 
 
 def _cluster(name, vectors, fitted, settings, progress):

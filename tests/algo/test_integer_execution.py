@@ -65,6 +65,17 @@ def test_every_operation():
     check(network, images, images)
 
 
+def test_channels_without_weights():
+    """EfficientNet-Lite0 has depthwise channels of zeros behind a normalisation with a gain of 30."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU6(), nn.Conv2d(16, 16, 1), nn.ReLU())
+    with torch.no_grad():
+        module[0].weight[3], module[1].running_var[3], module[3].weight[5] = 0.0, 0.0, 0.0
+        module[1].weight[3], module[1].bias[3] = 5.0, 0.7
+    images = torch.randn(4, 1, 8, 8)
+    check(compress(module.eval(), (1, 8, 8), CompressSettings(codewords=8)), images, images)
+
+
 @pytest.mark.slow
 def test_resnet20(resnet20):
     network = compress(resnet20, (3, 32, 32), CompressSettings(codewords=128, iterations=10))
