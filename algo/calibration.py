@@ -19,7 +19,8 @@ def calibrate(network, images, percentile=None, batch=64, progress=None):
     ----------
     network : :class:`algo.network.CompressedNetwork`; runs in evaluation mode.
     images : float32 (N, C, H, W), drawn from what the network will see.
-    percentile : above 50 and at most 100; where given, the mean over batches of this percentile of the magnitudes instead of the largest.
+    percentile : above 50 and at most 100; where given, the mean over batches of this percentile of the magnitudes
+    instead of the largest.
     batch : images that run at once.
     progress : called with ("calibrate", images done, images).
 

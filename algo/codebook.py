@@ -1,4 +1,4 @@
-"""8-bit symmetric codebook with one scale (paper section 4.5, eq. 5), and the gradients that train it (eq. 6 and LSQ)."""
+"""8-bit symmetric codebook with one scale (paper section 4.5, eq. 5), and the gradients that train it (eq. 6, LSQ)."""
 
 import math
 
@@ -13,7 +13,7 @@ LOW, HIGH = -128, 127
 
 
 def quantise(values, scale):
-    """clamp(round(values / scale), -128, 127) as float: integers in the shape of ``values``; ``scale`` broadcasts (eq. 5)."""
+    """clamp(round(values / scale), -128, 127), integers as float in the shape of ``values``; ``scale`` broadcasts."""
     return torch.clamp(torch.round(values / scale), LOW, HIGH)
 
 
@@ -53,7 +53,8 @@ def fit_scale(values, weights=None, steps=64):
 class Quantise(torch.autograd.Function):
     """Fake quantisation with a learned step size (LSQ, which the paper's section 4.5 uses for s_w).
 
-    The value's gradient passes inside the range; the scale's is round(v/s) - v/s inside and the bound outside, times 1/sqrt(count * 127).
+    The value's gradient passes inside the range; the scale's is round(v/s) - v/s inside and the bound outside, times
+    1/sqrt(count * 127).
     """
 
     @staticmethod

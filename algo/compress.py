@@ -32,7 +32,8 @@ class CompressSettings:
     codewords : k; a layer with fewer subvectors gets as many codewords as it has subvectors.
     codebook : ``layer``, a codebook for each layer, or ``shared``, one for all.
     seed : draws the initial codewords.
-    iterations, tolerance : of the clustering, at most so many, and until fewer than this part of the assignments change.
+    iterations, tolerance : of the clustering, at most so many, and until fewer than this part of the assignments
+    change.
     dense : names of layers that stay dense, besides those that the rule names.
     compress : names of layers that are compressed, whatever the rule says.
 
@@ -65,7 +66,8 @@ class CompressSettings:
         if self.vector_length % self.m:
             nearest = max(self.m, round(self.vector_length / self.m) * self.m)
             raise MvqError(
-                f"vector_length = {self.vector_length}: must be a multiple of m = {self.m}; the nearest legal value is {nearest}"
+                f"vector_length = {self.vector_length}: must be a multiple of m = {self.m}; "
+                f"the nearest legal value is {nearest}"
             )
         if self.codebook not in ("layer", "shared"):
             raise MvqError(f"codebook = {self.codebook!r}: must be 'layer' or 'shared'")
@@ -83,8 +85,9 @@ class CompressSettings:
 def choose_layers(graph, settings):
     """Names of the layers to compress, in order.
 
-    All but the first convolution (the paper's FLOP counts show that it stays dense), grouped and depthwise convolutions (section 7.5) and
-    the classifier, which is the last linear layer; then what ``settings.dense`` and ``settings.compress`` say.
+    All but the first convolution (the paper's FLOP counts show that it stays dense), grouped and depthwise convolutions
+    (section 7.5) and the classifier, which is the last linear layer; then what ``settings.dense`` and
+    ``settings.compress`` say.
 
     Raises
     ------
@@ -106,7 +109,7 @@ def choose_layers(graph, settings):
 
 
 def _dense_weight(weight):
-    """int8 with one scale for each output channel; a channel of zeros has a negligible one, as its normalisation may have a huge gain."""
+    """int8 with one scale for each output channel; negligible for a channel of zeros, whose bn may have a huge gain."""
     return DenseWeight(weight, (weight.flatten(1).abs().amax(dim=1) / HIGH).clamp(min=_LEAST_SCALE))
 
 
@@ -155,8 +158,9 @@ def compress(module, input_shape, settings=None, progress=None):
 
     Returns
     -------
-    CompressedNetwork, in evaluation mode. Its ``statistics`` hold for each layer ``sse``, the squared error against the float weights
-    (pruned weights included), and ``masked_sse``, that of the surviving weights alone (the paper's mask SSE, Tab. 3).
+    CompressedNetwork, in evaluation mode. Its ``statistics`` hold for each layer ``sse``, the squared error against the
+    float weights (pruned weights included), and ``masked_sse``, that of the surviving weights alone (the paper's mask
+    SSE, Tab. 3).
 
     Raises
     ------
@@ -209,9 +213,9 @@ def report(checkpoint):
 
     Returns
     -------
-    dict : ``rows``, one for each layer with ``name, storage, shape, codewords, vectors, bytes, sse, masked_sse`` (None where the storage has
-    none; ``bytes`` without the codebook where it is shared), and ``total`` with the sums, ``formula_ratio`` (paper eq. 7),
-    ``file_ratio``, ``float_bytes`` and ``file_bytes``.
+    dict : ``rows``, one for each layer with ``name, storage, shape, codewords, vectors, bytes, sse, masked_sse`` (None
+    where the storage has none; ``bytes`` without the codebook where it is shared), and ``total`` with the sums,
+    ``formula_ratio`` (paper eq. 7), ``file_ratio``, ``float_bytes`` and ``file_bytes``.
     """
     sizes, statistics = checkpoint.sizes(), checkpoint.statistics.get("layers", {})
     shared = len(checkpoint.codebooks) < sum(not bits["dense"] for bits in sizes["layers"].values())

@@ -1,4 +1,4 @@
-"""Run a :class:`golden.graph.Graph` in torch, node by node; shared by the compressed network, calibration and the integer network."""
+"""Run a :class:`golden.graph.Graph` in torch, node by node, for the compressed and the integer network."""
 
 import torch.nn.functional as F
 

@@ -64,8 +64,8 @@ def _groups(network, settings):
 def finetune(network, images, labels, settings=None, loss=None, progress=None):
     """Train codewords, codebook scales, batch normalisation and dense weights of a compressed network, in place.
 
-    The gradient of a codeword's element is the mean over the surviving weights that use it (eq. 6); codewords are rounded to 8 bits in
-    every forward pass (LSQ), and for good at the end.
+    The gradient of a codeword's element is the mean over the surviving weights that use it (eq. 6); codewords are
+    rounded to 8 bits in every forward pass (LSQ), and for good at the end.
 
     Parameters
     ----------

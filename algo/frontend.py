@@ -1,8 +1,10 @@
-"""From a torch network to the project's graph: trace with torch.fx, refuse what is not supported, fuse what belongs together.
+"""From a torch network to the project's graph: trace with torch.fx, refuse what is not supported, fuse what belongs
+together.
 
-The network is traced in evaluation mode with a concrete input shape, so sizes (``x.shape``, ``x.size(0)``) are plain integers and a forward
-function may branch on them. Batch normalisation is attached to the convolution before it, activations to the convolution, linear layer or
-addition before them, and zero padding to the one convolution that reads it.
+The network is traced in evaluation mode with a concrete input shape, so sizes (``x.shape``, ``x.size(0)``) are plain
+integers and a forward function may branch on them. Batch normalisation is attached to the convolution before it,
+activations to the convolution, linear layer or addition before them, and zero padding to the one convolution that reads
+it.
 """
 
 import math
@@ -19,8 +21,8 @@ from hdl.config import MvqError
 __all__ = ["BatchNorm", "FloatLayer", "UnsupportedLayerError", "trace"]
 
 SUPPORTED = (
-    "Conv2d without dilation, BatchNorm2d right after a Conv2d, ReLU, ReLU6, addition of two equal shapes, MaxPool2d, AvgPool2d, "
-    "AdaptiveAvgPool2d, mean over (2, 3), Linear, flatten, zero padding, slices, Dropout and Identity"
+    "Conv2d without dilation, BatchNorm2d right after a Conv2d, ReLU, ReLU6, addition of two equal shapes, MaxPool2d, "
+    "AvgPool2d, AdaptiveAvgPool2d, mean over (2, 3), Linear, flatten, zero padding, slices, Dropout and Identity"
 )
 
 #: images in the traced batch: two, so that a reshape that mixes images is seen.
@@ -28,7 +30,7 @@ _BATCH = 2
 
 
 class UnsupportedLayerError(MvqError):
-    """A module or function that the front end cannot translate; the text names it, where it is, and what is supported."""
+    """A module or function that the front end cannot translate; names it, where it is, and what is supported."""
 
     def __init__(self, what, where, reason=None):
         place = f" at {where!r}" if where else ""
@@ -132,7 +134,7 @@ def _pair(value):
 def _bound(names, node, **defaults):
     """Arguments of an fx call by name: ``names`` in the order of the signature, ``defaults`` for the rest."""
     given = dict(zip(names, node.args, strict=False))
-    return {**{name: None for name in names}, **defaults, **given, **node.kwargs}
+    return {**dict.fromkeys(names), **defaults, **given, **node.kwargs}
 
 
 def _kind(node, module):
@@ -152,7 +154,7 @@ class _Builder:
         self.names = {}  # fx node -> name of the graph node with its value
         self.norms = {}  # name of a batch normalisation that waits for its convolution -> (BatchNorm, where)
 
-    # ---- helpers --------------------------------------------------------------------------------------------------------
+    # ---- helpers ---------------------------------------------------------------------------------------------------
 
     def where(self, node):
         """Dotted path of the module that an fx node is, or is called in; empty for the network itself."""
@@ -190,7 +192,7 @@ class _Builder:
     def shape(fx_node):
         return tuple(fx_node.meta["value"].shape)
 
-    # ---- layers with weights --------------------------------------------------------------------------------------------
+    # ---- layers with weights ---------------------------------------------------------------------------------------
 
     def add_layer(self, node, x, name, weight, bias, op, **attrs):
         if name in self.layers:
@@ -261,7 +263,7 @@ class _Builder:
         name = self.emit(node, "activation", [node.args[0]], kind="relu")
         self.norms[name] = (BatchNorm(*parameters, module.eps, module.momentum), node)
 
-    # ---- pooling --------------------------------------------------------------------------------------------------------
+    # ---- pooling ---------------------------------------------------------------------------------------------------
 
     def pool(
         self, node, op, x, kernel, stride, padding, ceil_mode, dilation=1, include=True, divisor=None, indices=False
@@ -309,7 +311,7 @@ class _Builder:
         pooled = self.emit(node, "global_avg_pool", [x], name=f"{node.name}.pool")
         self.emit(node, "flatten", [pooled])
 
-    # ---- shapes ---------------------------------------------------------------------------------------------------------
+    # ---- shapes ----------------------------------------------------------------------------------------------------
 
     def flatten(self, node, x):
         before, after = self.shape(x), self.shape(node)
@@ -344,7 +346,7 @@ class _Builder:
             self.refuse(node, "the batch cannot be sliced")
         self.emit(node, "slice", [x], **dict(zip(("channels", "rows", "columns"), ranges[1:], strict=True)))
 
-    # ---- dispatch -------------------------------------------------------------------------------------------------------
+    # ---- dispatch --------------------------------------------------------------------------------------------------
 
     def call_module(self, node):
         module = self.module.get_submodule(node.target)
@@ -467,7 +469,7 @@ class _Builder:
                 self.call(node)
         raise UnsupportedLayerError("a network without output", None)
 
-    # ---- fusion ---------------------------------------------------------------------------------------------------------
+    # ---- fusion ----------------------------------------------------------------------------------------------------
 
     def users(self, name):
         return [node for node in self.nodes.values() if name in node.inputs]
@@ -534,7 +536,8 @@ def trace(module, input_shape):
 
     Returns
     -------
-    (Graph, dict) : the graph, and the :class:`FloatLayer` of each conv and linear node by name. ``module`` is left as it was.
+    (Graph, dict) : the graph, and the :class:`FloatLayer` of each conv and linear node by name. ``module`` is left as
+    it was.
 
     Raises
     ------

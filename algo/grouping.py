@@ -1,7 +1,8 @@
 """Cut a weight into subvectors along its output channels, and put it together again (paper section 4.3, Fig. 3).
 
-One subvector holds d consecutive output channels at one input channel and one kernel tap, so that an array row (L output channels) is
-L/d consecutive subvectors. Output channels that d does not divide are padded; the padding is never fitted and is dropped on rebuild.
+One subvector holds d consecutive output channels at one input channel and one kernel tap, so that an array row (L
+output channels) is L/d consecutive subvectors. Output channels that d does not divide are padded; the padding is never
+fitted and is dropped on rebuild.
 """
 
 import math

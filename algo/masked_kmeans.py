@@ -1,12 +1,14 @@
 """Masked k-means (paper section 4.4, eq. 1-4): clustering in which only the weights that survived pruning count.
 
-The objective is sum_j ||w_j - c_a(j) o bm_j||^2. As w_j is masked, the distance of a vector to a codeword is, up to ||w_j||^2,
+The objective is sum_j ||w_j - c_a(j) o bm_j||^2. As w_j is masked, the distance of a vector to a codeword is, up to
+||w_j||^2,
 
     cost(j, c) = bm_j . (c o c) - 2 w_j . c
 
-and vectors with the same mask share the terms that count. So the vectors are sorted by mask once; each mask then needs one small matrix
-product with n + 1 instead of 2d terms, in blocks whose costs stay in the cache. The product is in float32; where the two least costs are
-closer than its error bound, the vector is decided in float64, so the assignment is the exact minimum.
+and vectors with the same mask share the terms that count. So the vectors are sorted by mask once; each mask then needs
+one small matrix product with n + 1 instead of 2d terms, in blocks whose costs stay in the cache. The product is in
+float32; where the two least costs are closer than its error bound, the vector is decided in float64, so the assignment
+is the exact minimum.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -101,7 +103,7 @@ class MaskedVectors:
         self._left = torch.from_numpy(np.concatenate([self._values, self._masks.astype(np.float32)], axis=1))
 
     def _right(self, codebook):
-        """Float32 (groups, terms, k), the other factor of the costs, and the largest masked codeword of each group, squared."""
+        """Float32 (groups, terms, k), the other factor of the costs, and each group's largest masked codeword, squared."""
         square = codebook.T.astype(np.float64) ** 2
         if self._group_masks is None:
             right = np.concatenate([-2 * codebook.T, square.astype(np.float32)])[None]
@@ -224,7 +226,7 @@ class MaskedVectors:
         return result
 
     def initial(self, codewords, seed):
-        """Float32 (k, d): ``codewords`` masked vectors drawn at random, distinct as far as there are enough (paper section 3)."""
+        """Float32 (k, d): masked vectors drawn at random, distinct as far as there are enough (paper section 3)."""
         order = np.random.default_rng(seed).permutation(self.count)  # of sorted rows, which are as good as any
         drawn = min(2 * codewords, self.count)
         while True:
@@ -240,8 +242,8 @@ class MaskedVectors:
     def reseed(self, codebook, assignment):
         """Give each empty codeword the vector that fits worst; return how many were given one.
 
-        The surviving weights of the vector replace those of the codeword it had; vectors that fit exactly are left alone. ``codebook`` is
-        changed in place.
+        The surviving weights of the vector replace those of the codeword it had; vectors that fit exactly are left
+        alone. ``codebook`` is changed in place.
         """
         (empty,) = np.nonzero(np.bincount(assignment, minlength=len(codebook)) == 0)
         if not len(empty):

@@ -121,8 +121,8 @@ class DenseWeight(nn.Module):
 class LayerModule(nn.Module):
     """A conv or linear node: a weight, then batch normalisation or a scale and bias for each output channel.
 
-    In training mode it computes with real weights and, where there is one, the statistics of the batch; in evaluation mode with integer
-    weights and the float32 ``channel_scale`` and ``channel_bias`` that the checkpoint stores.
+    In training mode it computes with real weights and, where there is one, the statistics of the batch; in evaluation
+    mode with integer weights and the float32 ``channel_scale`` and ``channel_bias`` that the checkpoint stores.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ class CompressedNetwork(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, checkpoint):
-        """The network that ``checkpoint`` stores; batch normalisation is folded already, scale and bias can be trained."""
+        """The network that ``checkpoint`` stores; its normalisation is folded, its scales and biases can be trained."""
         codebooks = {
             name: CodebookModule(
                 name, torch.from_numpy(stored.values.astype(np.float32)) * float(stored.scale), stored.scale

@@ -28,7 +28,8 @@ def magnitude_masks(vectors, n, m):
     length = vectors.shape[-1]
     if length % m:
         raise MvqError(
-            f"vector_length = {length}: must be a multiple of m = {m}; the nearest legal value is {max(m, round(length / m) * m)}"
+            f"vector_length = {length}: must be a multiple of m = {m}; "
+            f"the nearest legal value is {max(m, round(length / m) * m)}"
         )
     if not torch.isfinite(vectors).all():
         raise MvqError("weights to prune must be finite, but some are NaN or infinite")

@@ -14,11 +14,11 @@ from hdl.config import MvqError
 __all__ = ["DigitsNet", "ResNetCifar", "accuracy", "digits", "efficientnet_lite0", "resnet20", "train"]
 
 
-# ---- handwritten digits -----------------------------------------------------------------------------------------------------
+# ---- handwritten digits -------------------------------------------------------------------------------------------
 
 
 class DigitsNet(nn.Module):
-    """1-16-32-64 convolutions with batch normalisation for 8x8 digits; the last stage is residual when ``residual`` is set."""
+    """1-16-32-64 convolutions with batch normalisation for 8x8 digits; ``residual`` adds a fourth with a shortcut."""
 
     def __init__(self, residual=False):
         super().__init__()
@@ -51,7 +51,8 @@ def digits(held_out=360, seed=0):
 
     Returns
     -------
-    (train_x, train_y, test_x, test_y) : float32 (N, 1, 8, 8) with zero mean and unit deviation over the training set, int64 (N,).
+    (train_x, train_y, test_x, test_y) : float32 (N, 1, 8, 8) with zero mean and unit deviation over the training set,
+    int64 (N,).
     """
     from sklearn.datasets import load_digits
 
@@ -66,7 +67,7 @@ def digits(held_out=360, seed=0):
 
 
 def train(module, images, labels, epochs=12, batch=64, rate=4e-3, seed=0, progress=None):
-    """Train a classifier from scratch with AdamW and a one-cycle rate; ``progress`` is called with (steps done, steps)."""
+    """Train a classifier from scratch with AdamW and a one-cycle rate; ``progress`` gets (steps done, steps)."""
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=1e-2)
     steps = epochs * -(-len(images) // batch)
@@ -99,7 +100,7 @@ def accuracy(module, images, labels, batch=256):
     return right / len(images)
 
 
-# ---- CIFAR-10 ---------------------------------------------------------------------------------------------------------------
+# ---- CIFAR-10 -----------------------------------------------------------------------------------------------------
 
 
 class _BasicBlock(nn.Module):
@@ -118,7 +119,7 @@ class _BasicBlock(nn.Module):
 
 
 class ResNetCifar(nn.Module):
-    """ResNet for CIFAR-10 with 6 * ``blocks`` + 2 layers (He et al. 2016, section 4.2), with the names of Idelbayev's weights."""
+    """ResNet for CIFAR-10 with 6 * ``blocks`` + 2 layers (He et al. 2016, section 4.2), named as Idelbayev's weights."""
 
     def __init__(self, blocks=3):
         super().__init__()
@@ -164,11 +165,12 @@ def resnet20(weights=None):
     return module.eval()
 
 
-# ---- ImageNet ---------------------------------------------------------------------------------------------------------------
+# ---- ImageNet -----------------------------------------------------------------------------------------------------
 
 
 def efficientnet_lite0():
-    """EfficientNet-Lite0 with its ImageNet weights (224x224), in evaluation mode, from two packages of the Python Package Index.
+    """EfficientNet-Lite0 with its ImageNet weights (224x224), in evaluation mode, from two packages of the Python
+    Package Index.
 
     Raises
     ------

@@ -2,8 +2,9 @@
 
     python benchmarks/masked_kmeans.py [--vectors 300000] [--codewords 512] [--threads 2] [--json FILE]
 
-One iteration is assignment and update of all vectors. Both run in this process, in turn, on the same array and with as many threads; the
-least of several repetitions counts. faiss solves the plain problem (all 16 terms count, no mask), so it is a yardstick, not a rival.
+One iteration is assignment and update of all vectors. Both run in this process, in turn, on the same array and with as
+many threads; the least of several repetitions counts. faiss solves the plain problem (all 16 terms count, no mask), so
+it is a yardstick, not a rival.
 """
 
 import argparse
@@ -26,7 +27,7 @@ def _brute_force(vectors, masks, codebook):
 
 
 def measure(count, length, n, m, codewords, threads, repeats, seed=0, checked=20000):
-    """Seconds of one iteration of both, their ratio, and how many of ``checked`` assignments differ from float64 brute force."""
+    """Seconds of one iteration of both, their ratio, and how many of ``checked`` assignments are not the minimum."""
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
     generator = torch.Generator().manual_seed(seed)
@@ -92,8 +93,8 @@ def main():
         options.repeats,
     )
     print(
-        f"{result['vectors']} x {result['vector_length']} weights, {result['n']}:{result['m']}, k = {result['codewords']}, "
-        f"{result['threads']} threads, best of {result['repeats']}\n"
+        f"{result['vectors']} x {result['vector_length']} weights, {result['n']}:{result['m']}, "
+        f"k = {result['codewords']}, {result['threads']} threads, best of {result['repeats']}\n"
         f"masked k-means, one iteration  {result['masked_seconds'] * 1e3:8.1f} ms\n"
         f"faiss plain k-means            {result['faiss_seconds'] * 1e3:8.1f} ms\n"
         f"ratio                          {result['ratio']:8.2f}     (of the medians {result['median_ratio']:.2f})\n"

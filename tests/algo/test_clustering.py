@@ -20,7 +20,7 @@ def squared_distances(vectors, masks, codebook):
     return (((vectors[:, None] - codebook) * masks[:, None]) ** 2).sum(axis=2)
 
 
-# ---- grouping and pruning -------------------------------------------------------------------------------------------------
+# ---- grouping and pruning -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(32, 3, 3, 3), (20, 5, 1, 1), (7, 4, 3, 2), (40, 12)])
@@ -37,7 +37,7 @@ def test_group_is_the_papers_reshape_and_ungroup_its_inverse(shape):
     assert int(real_elements(shape, 16).sum()) == weight.numel()
 
 
-@pytest.mark.parametrize("n, m, d", [(4, 16, 16), (1, 2, 16), (2, 4, 8), (3, 16, 32), (4, 4, 4)])
+@pytest.mark.parametrize(("n", "m", "d"), [(4, 16, 16), (1, 2, 16), (2, 4, 8), (3, 16, 32), (4, 4, 4)])
 def test_masks_keep_the_largest_n_of_every_m(n, m, d):
     vectors, masks = sample(200, d, n, m)
     assert (masks.reshape(-1, m).sum(dim=1) == n).all()
@@ -50,7 +50,9 @@ def test_masks_of_equal_weights_keep_the_first():
     assert magnitude_masks(torch.zeros(1, 8), 2, 4).tolist() == [[True, True, False, False] * 2]
 
 
-@pytest.mark.parametrize("n, m, d, named", [(5, 4, 8, "n = 5"), (0, 4, 8, "n = 0"), (2, 16, 24, "vector_length = 24")])
+@pytest.mark.parametrize(
+    ("n", "m", "d", "named"), [(5, 4, 8, "n = 5"), (0, 4, 8, "n = 0"), (2, 16, 24, "vector_length = 24")]
+)
 def test_masks_that_cannot_be(n, m, d, named):
     with pytest.raises(MvqError, match=named):
         magnitude_masks(torch.ones(3, d), n, m)
@@ -69,11 +71,11 @@ def test_weights_that_are_not_finite(bad):
         fit_scale(vectors)
 
 
-# ---- masked k-means -------------------------------------------------------------------------------------------------------
+# ---- masked k-means -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "count, d, n, m, k",
+    ("count", "d", "n", "m", "k"),
     [
         (6000, 8, 1, 4, 40),
         (500, 16, 4, 16, 64),
@@ -144,7 +146,8 @@ def test_update_keeps_an_element_that_no_mask_uses():
 def test_clustering_is_deterministic_and_the_seed_counts():
     vectors, masks = sample(2000, 16, 4, 16)
     first, again, other = (masked_kmeans(vectors, masks, 32, seed=seed) for seed in (3, 3, 4))
-    assert torch.equal(first.codebook, again.codebook) and torch.equal(first.assignment, again.assignment)
+    assert torch.equal(first.codebook, again.codebook)
+    assert torch.equal(first.assignment, again.assignment)
     assert not torch.equal(first.codebook, other.codebook)
     assert first.sse == pytest.approx(squared_distances(vectors, masks, first.codebook).min(axis=1).sum(), rel=1e-2)
 
@@ -157,7 +160,8 @@ def test_clustering_stops_below_the_tolerance_and_beats_one_iteration():
     )
     assert result.changed[-1] < 50 <= min(result.changed[:-1])
     assert result.sse < masked_kmeans(vectors, masks, 32, iterations=1).sse
-    assert calls[0] == (1, 200) and calls[-1] == (200, 200)
+    assert calls[0] == (1, 200)
+    assert calls[-1] == (200, 200)
 
 
 def test_masked_clustering_beats_common_clustering_of_the_same_vectors():
@@ -189,10 +193,11 @@ def test_as_many_codewords_as_vectors_fit_exactly():
 
 def test_weights_that_are_all_equal():
     result = masked_kmeans(torch.zeros(50, 16), magnitude_masks(torch.zeros(50, 16), 4, 16), 8)
-    assert result.sse == 0 and result.reseeded == 0
+    assert result.sse == 0
+    assert result.reseeded == 0
 
 
-@pytest.mark.parametrize("codewords, named", [(21, "number of vectors, 20"), (0, "codewords = 0")])
+@pytest.mark.parametrize(("codewords", "named"), [(21, "number of vectors, 20"), (0, "codewords = 0")])
 def test_codewords_that_cannot_be(codewords, named):
     with pytest.raises(MvqError, match=named):
         masked_kmeans(*sample(20, 16, 4, 16), codewords)
@@ -205,7 +210,7 @@ def test_shapes_that_do_not_fit():
         MaskedVectors(np.ones((0, 4)), np.ones((0, 4), bool))
 
 
-# ---- codebook -------------------------------------------------------------------------------------------------------------
+# ---- codebook -----------------------------------------------------------------------------------------------------
 
 
 def test_quantise_is_symmetric_eight_bit():
@@ -226,7 +231,8 @@ def test_fitted_scale_is_at_least_as_good_as_the_full_range():
         def error(step, count=count):
             return float((count * (quantise(values, step) * step - values) ** 2).sum())
 
-        assert full / 2 <= scale <= full * 1.0001 and error(scale) <= error(full)
+        assert full / 2 <= scale <= full * 1.0001
+        assert error(scale) <= error(full)
     assert fit_scale(values, weights) < 0.6 * full
     assert fit_scale(torch.zeros(3)) == 1.0
 

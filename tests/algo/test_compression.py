@@ -24,7 +24,7 @@ def kinds(checkpoint):
     return {name: type(layer) for name, layer in checkpoint.layers.items()}
 
 
-# ---- which layers -------------------------------------------------------------------------------------------------------------
+# ---- which layers -------------------------------------------------------------------------------------------------
 
 
 def test_first_convolution_and_classifier_stay_dense(compressed):
@@ -48,7 +48,7 @@ def test_depthwise_convolutions_stay_dense_and_other_linear_layers_do_not():
 
 
 @pytest.mark.parametrize(
-    "settings, named",
+    ("settings", "named"),
     [
         ({"dense": ["conv9"]}, "'conv9' is not in the network; its layers are conv1"),
         ({"dense": ["conv2", "conv3"]}, "no layer is left to compress"),
@@ -60,7 +60,7 @@ def test_layers_that_cannot_be_chosen(digits_module, settings, named):
 
 
 @pytest.mark.parametrize(
-    "settings, named",
+    ("settings", "named"),
     [
         ({"n": 17}, "n = 17.*nearest legal value is 16"),
         ({"vector_length": 24}, "vector_length = 24: must be a multiple of m = 16; the nearest legal value is 32"),
@@ -84,7 +84,7 @@ def test_unsupported_layers_and_bad_weights_are_named():
         compress(module, (1, 8, 8))
 
 
-# ---- weights --------------------------------------------------------------------------------------------------------------------
+# ---- weights ------------------------------------------------------------------------------------------------------
 
 
 def test_weights_are_masked_codewords_and_errors_are_what_is_reported(digits_module, compressed):
@@ -111,7 +111,8 @@ def test_as_many_codewords_as_a_layer_has_vectors_at_most(digits_module):
 def test_one_shared_codebook(digits_module):
     network = compress(digits_module, (1, 8, 8), CompressSettings(codewords=40, codebook="shared"))
     checkpoint = network.to_checkpoint()
-    assert list(checkpoint.codebooks) == ["shared"] and checkpoint.codebooks["shared"].codewords == 40
+    assert list(checkpoint.codebooks) == ["shared"]
+    assert checkpoint.codebooks["shared"].codewords == 40
     x = torch.randn(2, 1, 8, 8)
     again = CompressedNetwork.from_checkpoint(checkpoint)
     assert torch.equal(again(x), network(x))
@@ -152,7 +153,7 @@ def test_progress_is_told(digits_module):
     assert all(0 < done <= total for _, done, total in calls)
 
 
-# ---- checkpoint -------------------------------------------------------------------------------------------------------------------
+# ---- checkpoint ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -204,18 +205,20 @@ def test_a_network_that_diverged_is_not_stored(digits_module):
     network = compress(digits_module, (1, 8, 8), SMALL)
     with torch.no_grad():
         network.layers["conv2"].gamma[3] = torch.nan
-    with pytest.raises(CheckpointError, match="conv2.*channel_scale"):
+    with pytest.raises(CheckpointError, match=r"conv2.*channel_scale"):
         network.to_checkpoint()
 
 
-# ---- real networks ------------------------------------------------------------------------------------------------------------------
+# ---- real networks ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_resnet20(resnet20):
     network = compress(resnet20, (3, 32, 32), CompressSettings(codewords=64, iterations=10))
     clustered = [name for name, layer in network.layers.items() if isinstance(layer.weight, ClusteredWeight)]
-    assert len(clustered) == 18 and "conv1" not in clustered and "linear" not in clustered
+    assert len(clustered) == 18
+    assert "conv1" not in clustered
+    assert "linear" not in clustered
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(CompressedNetwork.from_checkpoint(network.to_checkpoint())(x), network(x))
 
@@ -225,5 +228,6 @@ def test_efficientnet_lite0(efficientnet_lite0):
     settings = CompressSettings(n=1, m=2, codewords=256, iterations=3)
     network = compress(efficientnet_lite0, (3, 224, 224), settings)
     clustered = [name for name, layer in network.layers.items() if isinstance(layer.weight, ClusteredWeight)]
-    assert len(clustered) == 32 and not any("depthwise" in name for name in clustered)
+    assert len(clustered) == 32
+    assert not any("depthwise" in name for name in clustered)
     assert network.to_checkpoint().sizes()["formula_ratio"] > 12

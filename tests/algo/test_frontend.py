@@ -90,17 +90,20 @@ def test_digits_network():
         "relu",
         *["none"] * 3,
     ]
-    assert layers["conv1"].bn is not None and layers["fc"].bn is None
+    assert layers["conv1"].bn is not None
+    assert layers["fc"].bn is None
 
 
 def test_resnet20_shortcuts_are_slices_and_pads():
     graph, layers = check(zoo.resnet20(), (3, 32, 32))
-    assert len(layers) == 20 and ops(graph).count("add") == 9
+    assert len(layers) == 20
+    assert ops(graph).count("add") == 9
     slices = [node for node in graph.nodes if node.op == "slice"]
     assert [node.attrs["rows"] for node in slices] == [[0, 32, 2], [0, 16, 2]]
     pads = [node for node in graph.nodes if node.op == "pad"]
     assert [node.attrs["channels"] for node in pads] == [[8, 8], [16, 16]]
-    assert "activation" not in ops(graph) and ops(graph)[-3:] == ["global_avg_pool", "flatten", "linear"]
+    assert "activation" not in ops(graph)
+    assert ops(graph)[-3:] == ["global_avg_pool", "flatten", "linear"]
 
 
 def test_resnet20_with_real_weights(resnet20):
@@ -120,7 +123,7 @@ CONV = {"conv": nn.Conv2d(4, 8, 3, padding=1)}
 
 
 @pytest.mark.parametrize(
-    "module, expected",
+    ("module", "expected"),
     [
         (nn.Conv2d(4, 8, 3), "conv"),
         (nn.Sequential(nn.Conv2d(4, 8, 3, padding="same"), nn.BatchNorm2d(8, affine=False), nn.ReLU6()), "conv"),
@@ -171,7 +174,9 @@ def test_module_is_left_as_it_was():
     module.pool.eval()
     state = {key: value.clone() for key, value in module.state_dict().items()}
     trace(module, (1, 8, 8))
-    assert module.training and module.bn1.training and not module.pool.training
+    assert module.training
+    assert module.bn1.training
+    assert not module.pool.training
     assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
 
 
@@ -179,7 +184,7 @@ BLOCK = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Sigmoid())
 
 
 @pytest.mark.parametrize(
-    "module, named",
+    ("module", "named"),
     [
         (nn.Sequential(nn.Conv2d(4, 4, 1), nn.Sequential(BLOCK)), "Sigmoid at '1.0.1'"),
         (Wrap(lambda self, x: torch.sigmoid(x)), "sigmoid"),
@@ -209,7 +214,8 @@ BLOCK = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Sigmoid())
 def test_what_is_not_supported_is_named(module, named):
     with pytest.raises(UnsupportedLayerError, match=named) as caught:
         trace(module, (4, 8, 8))
-    assert "supported are Conv2d" in str(caught.value) and "\n" not in str(caught.value)
+    assert "supported are Conv2d" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -15,7 +15,7 @@ def compressed(digits_module):
     return compress(digits_module, (1, 8, 8), CompressSettings(codewords=32))
 
 
-# ---- fine-tuning --------------------------------------------------------------------------------------------------------------
+# ---- fine-tuning --------------------------------------------------------------------------------------------------
 
 
 def test_digits_come_back_after_a_few_epochs(digits, digits_module, compressed):
@@ -23,8 +23,11 @@ def test_digits_come_back_after_a_few_epochs(digits, digits_module, compressed):
     index = {name: layer.index for name, layer in compressed.to_checkpoint().layers.items() if hasattr(layer, "index")}
     history = finetune(compressed, *digits[:2], FinetuneSettings(epochs=3, rate=3e-3))
     after = zoo.accuracy(compressed, *digits[2:])
-    assert floating > 0.97 and before < after and after > floating - 0.025
-    assert len(history) == 3 and history[-1] < history[0]
+    assert floating > 0.97
+    assert before < after
+    assert after > floating - 0.025
+    assert len(history) == 3
+    assert history[-1] < history[0]
     checkpoint = compressed.to_checkpoint()
     for name, expected in index.items():
         assert np.array_equal(checkpoint.layers[name].index, expected)  # frozen (section 4.4)
@@ -74,7 +77,8 @@ def test_a_loaded_network_can_be_fine_tuned(digits, compressed):
     finetune(compressed, *digits[:2], FinetuneSettings(epochs=1))
     loaded = CompressedNetwork.from_checkpoint(compressed.to_checkpoint())
     history = finetune(loaded, *digits[:2], FinetuneSettings(epochs=2, rate=5e-4))
-    assert history[-1] < history[0] and zoo.accuracy(loaded, *digits[2:]) > 0.95
+    assert history[-1] < history[0]
+    assert zoo.accuracy(loaded, *digits[2:]) > 0.95
 
 
 def test_training_mode_and_evaluation_mode_agree_without_normalisation(digits, compressed):
@@ -84,7 +88,7 @@ def test_training_mode_and_evaluation_mode_agree_without_normalisation(digits, c
 
 
 @pytest.mark.parametrize(
-    "settings, named",
+    ("settings", "named"),
     [
         ({"epochs": 0}, "epochs = 0"),
         ({"batch": 0}, "batch"),
@@ -105,7 +109,7 @@ def test_what_cannot_be_learned(digits, compressed):
     assert not compressed.training
 
 
-# ---- calibration ----------------------------------------------------------------------------------------------------------------
+# ---- calibration --------------------------------------------------------------------------------------------------
 
 
 def test_calibration_is_the_largest_magnitude_of_every_node(digits, compressed):
@@ -122,7 +126,8 @@ def test_calibration_is_the_largest_magnitude_of_every_node(digits, compressed):
 def test_a_percentile_is_below_the_largest(digits, compressed):
     images = digits[0][:128]
     whole, part = (calibrate(compressed, images, percentile).amax for percentile in (None, 99.0))
-    assert all(part[name] <= whole[name] + 1e-6 for name in whole) and part["conv2"] < whole["conv2"]
+    assert all(part[name] <= whole[name] + 1e-6 for name in whole)
+    assert part["conv2"] < whole["conv2"]
 
 
 def test_what_cannot_be_calibrated(digits, compressed):
