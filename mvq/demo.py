@@ -217,7 +217,7 @@ def run_demo(out, settings=None, console=None):
         "layers": layers,
         "digits": len(classes),
         "right": int((classes == labels).sum()),
-        "area": area["rows"],
+        "area": area,
         "seconds": {**steps.seconds, "total": round(time.monotonic() - start, 1)},
     }
     write_text(out / "report.json", json.dumps(report, indent=1) + "\n")
@@ -227,20 +227,21 @@ def run_demo(out, settings=None, console=None):
 
 def _areas(steps, settings, config, out):
     """Area of the six variants at the size of the demo's array."""
-    from synth.area import area_report, draw_areas
+    from synth.area import area_report, save_report
+    from synth.plots import bars
 
     configs = [preset(variant, config.rows) for variant in VARIANTS]
     with steps.step(f"area of all six variants at {config.rows}x{config.columns}") as progress:
         report = area_report(configs, settings.liberty, progress=progress)
-    write_text(out / "area.json", json.dumps(report, indent=1) + "\n")
-    draw_areas([report], out / "area.png")
+    save_report(report, out / "area.json")
+    bars([(settings.liberty, report)], out / "area.png")
     return report
 
 
 def _last_screen(console, out, config, report, design_files):
-    from synth.area import area_table
+    from synth.tables import area_table
 
-    console.print(area_table({"rows": report["area"]}))
+    console.print(area_table(report["area"]))
     table = Table(title="Layers on the Verilog, every value equal to golden", show_edge=False)
     for heading in ("layer", "weights", "ofmap values", "cycles (RTL = model)"):
         table.add_column(heading, justify="left" if heading in ("layer", "weights") else "right")
@@ -249,7 +250,7 @@ def _last_screen(console, out, config, report, design_files):
         table.add_row(row["layer"], kind, f"{row['values']:,}", f"{row['cycles']:,}")
     console.print(table)
     accuracy, total = report["accuracy"], report["sizes"]["total"]
-    cms = next(row for row in report["area"] if row["variant"] == config.variant)
+    cms = next(row for row in report["area"]["rows"] if row["variant"] == config.variant)
     console.print(
         Panel(
             "\n".join(
