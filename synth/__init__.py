@@ -1,0 +1,1 @@
+"""Area of the generated Verilog on a standard-cell library, with Yosys."""
