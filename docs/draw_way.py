@@ -48,7 +48,9 @@ def main():
         left, bottom = x * _STEP_X, y * _STEP_Y
         box = FancyBboxPatch((left, bottom), _WIDTH, _HEIGHT, boxstyle="round,pad=0.03", fc=colour, ec="#555555")
         axis.add_patch(box)
-        axis.text(left + _WIDTH / 2, bottom + _HEIGHT - 0.2, title, ha="center", va="center", fontsize=12, weight="bold")
+        axis.text(
+            left + _WIDTH / 2, bottom + _HEIGHT - 0.2, title, ha="center", va="center", fontsize=12, weight="bold"
+        )
         axis.text(left + _WIDTH / 2, bottom + 0.46, text, ha="center", va="center", fontsize=9.5)
     axis.set_xlim(-0.2, 3 * _STEP_X + _WIDTH + 0.2)
     axis.set_ylim(-0.2, _STEP_Y + _HEIGHT + 0.2)
