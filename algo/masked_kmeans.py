@@ -6,7 +6,7 @@ The objective is sum_j ||w_j - c_a(j) o bm_j||^2. As w_j is masked, the distance
     cost(j, c) = bm_j . (c o c) - 2 w_j . c
 
 and vectors with the same mask share the terms that count. So the vectors are sorted by mask once; each mask then needs
-one small matrix product with n + 1 instead of 2d terms, in blocks whose costs stay in the cache. The product is in
+one small matrix product with n + 1 instead of 2d terms, in batches whose costs stay in the cache. The product is in
 float32; where the two least costs are closer than its error bound, the vector is decided in float64, so the assignment
 is the exact minimum.
 """
@@ -21,8 +21,8 @@ from hdl.config import MvqError
 
 __all__ = ["Clustering", "MaskedVectors", "masked_kmeans"]
 
-#: costs in one block: 512 rows of 512 codewords are 1 MiB.
-_BLOCK_COSTS = 512 * 512
+#: costs in one batch: 1024 rows of 512 codewords are 2 MiB.
+_BLOCK_COSTS = 1024 * 512
 #: vectors a mask must have on average for the sorted layout to pay.
 _VECTORS_PER_MASK = 24
 #: vectors that are decided in float64 at once.
@@ -74,58 +74,77 @@ class MaskedVectors:
         if not np.isfinite(vectors).all():
             raise MvqError("weights to cluster must be finite, but some are NaN or infinite")
         self.count, self.length = vectors.shape
-        first, member = _distinct_rows(masks)
-        self._order = np.argsort(member, kind="stable")  # sorted row -> vector
-        self._values = np.where(masks, vectors, np.float32(0))[self._order]
-        self._masks = masks[self._order]
+        self._masks = masks
+        self._values = np.where(masks, vectors, np.float32(0))
         self._norms = np.sqrt(np.einsum("ij,ij->i", self._values, self._values, dtype=np.float64))
-        self._kept_row, self._kept_position = np.nonzero(self._masks)
-        self._kept_value = self._values[self._kept_row, self._kept_position].astype(np.float64)
+        kept_row, kept_position = np.nonzero(masks)
+        self._kept_row, self._kept_position = kept_row, kept_position
+        self._kept_value = self._values[kept_row, kept_position].astype(np.float64)
+        first, member = _distinct_rows(masks)
         if self.count >= _VECTORS_PER_MASK * len(first):
-            self._sort_by_mask(masks[first], np.bincount(member))
+            self._group_masks, self._member = masks[first], member
+            most = max(1, int(self._group_masks.sum(axis=1).max()))
+            # the positions that survive, and, where fewer do, others, whose values are 0
+            self._positions = np.argsort(~self._group_masks, axis=1, kind="stable")[:, :most]
         else:
-            self._keep_together()
+            self._group_masks, self._member, self._positions = None, np.zeros(self.count, np.int64), None
+        self._rows, self._layout = None, None
 
-    def _sort_by_mask(self, masks, sizes):
-        """One matrix product a mask, over the elements that survive in it."""
-        most = max(1, int(masks.sum(axis=1).max()))
-        positions = np.argsort(~masks, axis=1, kind="stable")[:, :most]
-        self._group_masks, self._group_positions = masks, positions
-        self._group_stops = np.cumsum(sizes)
-        rows = np.repeat(np.arange(len(masks)), sizes)
-        values = np.take_along_axis(self._values, positions[rows], axis=1)
-        self._left = torch.from_numpy(np.concatenate([values, np.ones((self.count, 1), np.float32)], axis=1))
+    def _factors(self, groups, codebook):
+        """What to multiply :meth:`_terms` with, to get the costs of the vectors in each of ``groups``.
 
-    def _keep_together(self):
-        """One matrix product of [w, bm] for all vectors."""
-        self._group_masks, self._group_positions = None, None
-        self._group_stops = np.array([self.count])
-        self._left = torch.from_numpy(np.concatenate([self._values, self._masks.astype(np.float32)], axis=1))
-
-    def _right(self, codebook):
-        """Float32 (groups, terms, k), the other factor of the costs, and each group's largest masked codeword, squared."""
+        Returns
+        -------
+        (factors, largest) : float32 (groups, terms, k), and for each group its largest masked codeword squared.
+        """
         square = codebook.T.astype(np.float64) ** 2
         if self._group_masks is None:
-            right = np.concatenate([-2 * codebook.T, square.astype(np.float32)])[None]
-            return torch.from_numpy(right), square.sum(axis=0).max(keepdims=True)
-        right = np.empty((len(self._group_masks), self._left.shape[1], len(codebook)), np.float32)
-        right[:, :-1] = (-2 * codebook.T)[self._group_positions]
-        right[:, -1] = self._group_masks.astype(np.float64) @ square
-        return torch.from_numpy(right), right[:, -1].max(axis=1).astype(np.float64)
+            return np.concatenate([-2 * codebook.T, square.astype(np.float32)])[None], square.sum(axis=0).max(
+                keepdims=True
+            )
+        constant = (self._group_masks.astype(np.float64) @ square).astype(np.float32)
+        factors = np.empty((len(groups), self._positions.shape[1] + 1, len(codebook)), np.float32)
+        factors[:, :-1] = (-2 * codebook.T)[self._positions[groups]]
+        factors[:, -1] = constant[groups]
+        return factors, constant.max(axis=1).astype(np.float64)
 
-    def _batches(self, rows):
-        """Lists of (group, start, stop) of sorted rows, each list at most ``rows`` rows that follow each other."""
-        batches, batch, start = [], [], 0
-        for index, stop in enumerate(self._group_stops.tolist()):
-            while start < stop:
-                if batch and min(stop, start + rows) - batch[0][1] > rows:
-                    batches.append(batch)
-                    batch = []
-                end = min(stop, start + rows)
-                batch.append((index, start, end))
-                start = end
-        batches.append(batch)
-        return batches
+    def _terms(self, vectors):
+        """Float32 (len(vectors), terms): surviving weights and 1, or [w, bm] when all vectors are in one group."""
+        if self._group_masks is None:
+            return np.concatenate([self._values[vectors], self._masks[vectors].astype(np.float32)], axis=1)
+        values = np.take_along_axis(self._values[vectors], self._positions[self._member[vectors]], axis=1)
+        return np.concatenate([values, np.ones((len(vectors), 1), np.float32)], axis=1)
+
+    def _lay_out(self, rows):
+        """Batches of blocks of vectors with the same mask: in a batch all as long as its longest, ``rows`` at most.
+
+        Returns
+        -------
+        (slots, terms, groups, batches) : the vector in each row of the layout (a block's last is repeated to fill
+        it), its terms, the groups in the order of their last blocks, so that those of a batch follow each other, and
+        for each batch (first row, blocks, rows in a block, place of its first group).
+        """
+        if self._rows == rows:
+            return self._layout
+        order = np.argsort(self._member, kind="stable")
+        blocks, start = [], 0
+        for group, stop in enumerate(np.cumsum(np.bincount(self._member)).tolist()):
+            blocks += [(group, order[first : min(first + rows, stop)]) for first in range(start, stop, rows)]
+            start = stop
+        blocks.sort(key=lambda block: -len(block[1]))
+        # a group may have several blocks of all the rows, each a batch of its own, but only one that is shorter
+        place = {group: i for i, group in enumerate(reversed(dict.fromkeys(group for group, _ in reversed(blocks))))}
+        slots, batches, block, begin = [], [], 0, 0
+        while block < len(blocks):
+            length = len(blocks[block][1])
+            batch = blocks[block : block + rows // length]
+            for _, vectors in batch:
+                slots += [vectors, np.repeat(vectors[-1:], length - len(vectors))]
+            batches.append((begin, len(batch), length, place[batch[0][0]]))
+            begin, block = begin + len(batch) * length, block + len(batch)
+        slots = np.concatenate(slots)
+        self._rows, self._layout = rows, (slots, torch.from_numpy(self._terms(slots)), np.array(list(place)), batches)
+        return self._layout
 
     def assign(self, codebook):
         """The nearest codeword of each vector, argmin_c ||w_j - c o bm_j||^2 (eq. 2); of equals, the first.
@@ -142,54 +161,52 @@ class MaskedVectors:
         count = len(codebook)
         if count == 1:
             return np.zeros(self.count, np.int64)
-        right, largest = self._right(codebook)
         rows = max(1, min(_BLOCK_COSTS // count, self.count))
-        batches = self._batches(rows)
-        best = np.empty(self.count, np.int64)
-        gap = np.empty(self.count, np.float32)
+        slots, terms, groups, batches = self._lay_out(rows)
+        factors, largest = self._factors(groups, codebook)
+        factors = torch.from_numpy(factors)
+        nearest, margin = np.empty(len(slots), np.int64), np.empty(len(slots), np.float32)
 
         def work(part):
-            block = torch.empty(rows, count)
-            costs = block.numpy()
-            flat, offsets = costs.reshape(-1), np.arange(rows) * count
-            for batch in part:
-                begin, end = batch[0][1], batch[-1][2]
-                for index, start, stop in batch:
-                    torch.mm(self._left[start:stop], right[index], out=block[start - begin : stop - begin])
-                used = costs[: end - begin]
-                least = used.argmin(axis=1)
-                best[begin:end] = least
-                least += offsets[: end - begin]
+            space = torch.empty(rows, count)
+            costs, offsets = space.numpy(), np.arange(rows) * count
+            flat = costs.reshape(-1)
+            for begin, blocks, length, first in part:
+                used = blocks * length
+                end = begin + used
+                product = space[:used].view(blocks, length, count)
+                left = terms[begin:end].view(blocks, length, -1)
+                torch.bmm(left, factors[first : first + blocks], out=product)
+                least = costs[:used].argmin(axis=1)
+                nearest[begin:end] = least
+                least += offsets[:used]
                 lowest = flat[least]
                 flat[least] = np.inf
-                second = used.argmin(axis=1)
-                second += offsets[: end - begin]
-                gap[begin:end] = flat[second] - lowest
+                least = costs[:used].argmin(axis=1)
+                least += offsets[:used]
+                np.subtract(flat[least], lowest, out=margin[begin:end])
 
         threads = torch.get_num_threads()
-        parts = [
-            batches[i * len(batches) // (4 * threads) : (i + 1) * len(batches) // (4 * threads)]
-            for i in range(4 * threads)
-        ]
         torch.set_num_threads(1)  # the products are small: one thread each, and several of them at once
         try:
             if threads == 1:
                 work(batches)
             else:
                 with ThreadPoolExecutor(threads) as pool:
-                    list(pool.map(work, parts))
+                    list(pool.map(work, (batches[i::threads] for i in range(threads))))
         finally:
             torch.set_num_threads(threads)
-        self._decide(codebook, best, gap, np.repeat(largest, np.diff(self._group_stops, prepend=0)))
-        result = np.empty_like(best)
-        result[self._order] = best
-        return result
+        best, gap = np.empty(self.count, np.int64), np.empty(self.count, np.float32)
+        best[slots], gap[slots] = nearest, margin
+        self._decide(codebook, best, gap, largest, terms.shape[1])
+        return best
 
-    def _decide(self, codebook, best, gap, largest):
+    def _decide(self, codebook, best, gap, largest, terms):
         """Replace in ``best`` what float32 cannot tell apart by the minimum in float64."""
-        terms = self._left.shape[1] + 2
-        bound = terms * _ROUNDOFF * (2 * self._norms * np.sqrt(largest) + largest)
-        (close,) = np.nonzero(gap <= 2 * bound)
+        bound = self._norms * (2 * np.sqrt(largest))[self._member]
+        bound += largest[self._member]
+        bound *= 2 * (terms + 2) * _ROUNDOFF
+        (close,) = np.nonzero(gap <= bound)
         exact = codebook.astype(np.float64)
         square = exact.T**2
         for start in range(0, len(close), _EXACT_ROWS):
@@ -200,8 +217,8 @@ class MaskedVectors:
             best[rows] = costs.argmin(axis=1)
 
     def _elements(self, assignment):
-        """Flat index into the codebook of every weight that survives, in sorted order."""
-        return assignment[self._order][self._kept_row] * self.length + self._kept_position
+        """Flat index into the codebook of every weight that survives."""
+        return assignment[self._kept_row] * self.length + self._kept_position
 
     def update(self, codebook, assignment):
         """Mean, element by element, of the surviving weights of each cluster (eq. 3 and 4).
@@ -221,13 +238,11 @@ class MaskedVectors:
     def errors(self, codebook, assignment):
         """Float64 (NG,): ||w_j - c_a(j) o bm_j||^2 of each vector."""
         difference = self._kept_value - codebook.reshape(-1)[self._elements(assignment)]
-        result = np.empty(self.count)
-        result[self._order] = np.bincount(self._kept_row, difference * difference, self.count)
-        return result
+        return np.bincount(self._kept_row, difference * difference, self.count)
 
     def initial(self, codewords, seed):
         """Float32 (k, d): masked vectors drawn at random, distinct as far as there are enough (paper section 3)."""
-        order = np.random.default_rng(seed).permutation(self.count)  # of sorted rows, which are as good as any
+        order = np.random.default_rng(seed).permutation(self.count)
         drawn = min(2 * codewords, self.count)
         while True:
             first, _ = _distinct_rows(self._values[order[:drawn]])
@@ -251,10 +266,7 @@ class MaskedVectors:
         errors = self.errors(codebook, assignment)
         worst = np.argsort(-errors, kind="stable")[: len(empty)]
         worst = worst[errors[worst] > 0]
-        sorted_row = np.empty(self.count, np.int64)
-        sorted_row[self._order] = np.arange(self.count)
-        rows = sorted_row[worst]
-        codebook[empty[: len(worst)]] = np.where(self._masks[rows], self._values[rows], codebook[assignment[worst]])
+        codebook[empty[: len(worst)]] = np.where(self._masks[worst], self._values[worst], codebook[assignment[worst]])
         return len(worst)
 
 

@@ -119,7 +119,7 @@ class _BasicBlock(nn.Module):
 
 
 class ResNetCifar(nn.Module):
-    """ResNet for CIFAR-10 with 6 * ``blocks`` + 2 layers (He et al. 2016, section 4.2), named as Idelbayev's weights."""
+    """ResNet for CIFAR-10 with 6 * ``blocks`` + 2 layers (He et al. 2016, sec. 4.2), named as Idelbayev's weights."""
 
     def __init__(self, blocks=3):
         super().__init__()

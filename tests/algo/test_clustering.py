@@ -109,6 +109,16 @@ def test_assignment_where_float32_cannot_tell_codewords_apart():
     assert assignment.max() < 40
 
 
+@pytest.mark.parametrize("size", [7, 40, 1000, 1 << 20])
+@pytest.mark.parametrize("n", [1, 4])
+def test_assignment_in_batches_of_any_size(monkeypatch, size, n):
+    monkeypatch.setattr("algo.masked_kmeans._BLOCK_COSTS", size)
+    vectors, masks = sample(777, 4, n, 4)
+    data = MaskedVectors(vectors, masks)
+    codebook = data.initial(10, 0)
+    assert np.array_equal(data.assign(codebook), squared_distances(vectors, masks, codebook).argmin(axis=1))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_assignment_is_the_same_with_any_number_of_threads(threads):
     vectors, masks = sample(4000, 8, 1, 4)
