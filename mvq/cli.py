@@ -85,28 +85,31 @@ def area(
         str, typer.Option("--register-files", help="clock_gated or flip_flop; the same for all rows.")
     ] = "clock_gated",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
-    png: Annotated[Path | None, typer.Option("--png", help="Draw bars by block here.")] = None,
+    png: Annotated[bool, typer.Option("--png", help="Draw bars by block, beside the report.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 2,
 ):
     """Synthesise configurations with Yosys and compare their areas."""
 
     from synth.area import area_report, area_table, draw_areas, expand, save_report
     from synth.flow import Policy
+    from synth.liberty import resolve_liberty
 
     policy = Policy(register_files=register_files)
     configs = expand(config or [], _variants(variants) if variants else (), _numbers(sizes, "--sizes") if sizes else ())
+    library = resolve_liberty(liberty)
     screen = _wide_console()
     report = _with_progress(
-        f"{len(configs)} configuration{'s' * (len(configs) > 1)} on {liberty}, register files {policy.register_files}",
-        lambda progress: area_report(configs, liberty, unit, policy, jobs=jobs, progress=progress),
+        f"{len(configs)} configuration{'s' * (len(configs) > 1)} on {library}, register files {policy.register_files}",
+        lambda progress: area_report(configs, str(library), unit, policy, jobs=jobs, progress=progress),
     )
     screen.print(area_table(report))
     if json_file:
         save_report(report, json_file)
         screen.print(f"report: {json_file}")
     if png:
-        draw_areas([report], png)
-        screen.print(f"picture: {png}")
+        picture = (json_file or Path("area")).with_suffix(".png")
+        draw_areas([report], picture)
+        screen.print(f"picture: {picture}")
 
 
 def _wide_console():
@@ -135,9 +138,12 @@ def _with_progress(title, work):
 @app.command()
 def compare(
     reports: Annotated[list[Path], typer.Argument(help="Reports that `mvq area --json` wrote.")],
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV.")] = None,
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table as Markdown.")] = None,
-    png: Annotated[Path | None, typer.Option("--png", help="Draw bars by block.")] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Write the table as CSV.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Write the table as Markdown.")] = False,
+    png: Annotated[bool, typer.Option("--png", help="Draw bars by block.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Where to write them; the endings are added.")] = Path(
+        "comparison"
+    ),
 ):
     """Put area reports side by side."""
 
@@ -154,12 +160,12 @@ def compare(
     screen.print(compare_table(header, rows))
     for note in notes:
         screen.print(f"[yellow]note[/]: {note}")
-    for path, text in ((csv, to_csv), (markdown, to_markdown)):
-        if path:
-            screen.print(f"table: {write_text(path, text(header, rows))}")
+    for wanted, ending, text in ((csv, ".csv", to_csv), (markdown, ".md", to_markdown)):
+        if wanted:
+            screen.print(f"table: {write_text(f'{out}{ending}', text(header, rows))}")
     if png:
-        draw_areas([report for _, report in loaded], png, labels)
-        screen.print(f"picture: {png}")
+        draw_areas([report for _, report in loaded], f"{out}.png", labels)
+        screen.print(f"picture: {out}.png")
 
 
 def main():

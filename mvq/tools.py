@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 from hdl.config import MvqError
@@ -73,19 +74,19 @@ def find_icarus():
     return Path(shutil.which("iverilog"))
 
 
-def _version(command, pattern, env=None):
-    output = subprocess.run(command, capture_output=True, text=True, env=env, check=False).stdout
-    match = re.search(pattern, output)
-    if match is None:
-        raise MvqError(f"`{' '.join(map(str, command))}` does not tell its version")
-    return match[1]
-
-
 def verilator_version():
-    """Version of Verilator, e.g. ``5.048``; raises as :func:`find_verilator` does."""
-    return _version(["verilator", "--version"], r"Verilator (\S+)", find_verilator())
+    """Version of the Verilator package, e.g. ``5.48.0`` (the program itself was built without one).
+
+    Raises as :func:`find_verilator` does.
+    """
+    find_verilator()
+    return version("verilator")
 
 
 def icarus_version():
     """Version of Icarus Verilog, e.g. ``11.0``; raises as :func:`find_icarus` does."""
-    return _version([find_icarus(), "-V"], r"Icarus Verilog version (\S+)")
+    output = subprocess.run([find_icarus(), "-V"], capture_output=True, text=True, check=False).stdout
+    match = re.search(r"Icarus Verilog version (\S+)", output)
+    if match is None:
+        raise MvqError("`iverilog -V` does not tell its version: install Icarus Verilog again")
+    return match[1]

@@ -220,7 +220,7 @@ def _enable_map():
     return "".join(text)
 
 
-def _commands(folder, liberty, policy, has_children, netlist):
+def _commands(folder, liberty, policy, has_children, keep):
     library = f"-liberty {quote(liberty.path)} " + " ".join(f"-dont_use {cell}" for cell in DONT_USE)
     commands = [
         f"read_liberty -lib -ignore_miss_func {quote(liberty.path)}",
@@ -248,12 +248,12 @@ def _commands(folder, liberty, policy, has_children, netlist):
         f"abc {library} -script {quote(folder / 'map.abc')}",
         "opt_clean -purge",
     ]
-    if netlist:
-        commands.append(f"write_verilog -noattr -noexpr {quote(netlist)}")
+    if keep:
+        commands.append(f"write_verilog -noattr -noexpr {quote(folder / 'netlist.v')}")
     return [*commands, f"tee -q -o {quote(folder / 'stat.json')} stat {library.split(' -dont_use')[0]} -json"]
 
 
-def _run_job(what, names, modules, liberty, policy, folder, netlist=None):
+def _run_job(what, names, modules, liberty, policy, folder, keep):
     """Synthesise the modules ``names`` of one design; returns {name: ModuleArea}."""
     folder.mkdir(parents=True, exist_ok=True)
     others = sorted({child for name in names for child in _children(name, modules)} - set(names))
@@ -263,7 +263,7 @@ def _run_job(what, names, modules, liberty, policy, folder, netlist=None):
     (folder / "enables.v").write_text(_enable_map())
     (folder / "map.abc").write_text(policy.abc_script.replace(";", "\n") + "\n")
     placed = [name for name in modules if name not in ADDERS]
-    commands = _commands(folder, liberty, policy, bool(others), netlist)
+    commands = _commands(folder, liberty, policy, bool(others), keep)
     instances = run_yosys(what, commands, folder, modules=names, placed=placed)
     log = folder / "yosys.log"
     try:
@@ -298,7 +298,7 @@ def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, fold
     policy : :class:`Policy`; the same for all designs.
     jobs : Yosys processes at a time.
     progress : called as ``progress(done, jobs)`` after each of them.
-    folder : where logs go; a temporary folder, kept only after a failure, when None.
+    folder : where logs and gate-level netlists stay; when None, a temporary folder that is kept only after a failure.
 
     Returns
     -------
@@ -330,7 +330,9 @@ def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, fold
 
     def run(job):
         number, (_, index, name, fresh) = job
-        areas = _run_job(f"synthesis of {name}", fresh, split[index], liberty, policy, base / f"{number}-{name}")
+        areas = _run_job(
+            f"synthesis of {name}", fresh, split[index], liberty, policy, base / f"{number}-{name}", bool(folder)
+        )
         for module, area in areas.items():
             found[keys[index][module]] = area
         return number

@@ -48,6 +48,7 @@ def draw_areas(reports, path, labels=None):
     figure.legend(
         handles, blocks, loc="outside lower center", ncols=min(len(blocks), 3 * columns), frameon=False, fontsize=8
     )
+    figure.suptitle("percentages: total against EWS of the same size", fontsize=8, x=0.99, ha="right")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     figure.savefig(partial, dpi=150, format="png")

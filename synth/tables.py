@@ -11,9 +11,9 @@ __all__ = ["area_table", "compare_table", "comparison", "to_csv", "to_markdown"]
 
 #: block -> heading, where the name is too long for a column of numbers.
 _HEADINGS = {
-    "codebook": "codebook\n(CRF)",
+    "codebook": "CRF",
     "decoding and loading": "decode,\nload",
-    "requantisation": "requant",
+    "requantisation": "re-\nquant",
     "prf/arf": "PRF/\nARF",
 }
 
@@ -37,20 +37,21 @@ def _conditions(report):
 def area_table(report):
     """Table of one report, a row for each configuration; its ``rows`` alone are enough."""
     blocks = list(dict.fromkeys(block for row in report["rows"] for block in row["blocks"]))
+    sizes = list(dict.fromkeys(f"{row['rows']}x{row['columns']}" for row in report["rows"]))
     table = Table(
-        title="Area in um2",
+        title="Area in um2" + (f" at {sizes[0]}" if len(sizes) == 1 else ""),
         caption=_conditions(report) if "liberty" in report else None,
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+        padding=0,
+        show_edge=False,
     )
-    headings = [_HEADINGS.get(block, block) for block in blocks]
-    for name in ("variant", "size", *headings, "total", "kGE", "FF", "vs EWS"):
+    headings = ["variant", *(["size"] if len(sizes) > 1 else []), *(_HEADINGS.get(block, block) for block in blocks)]
+    for name in (*headings, "total", "kGE", "FF", "vs\nEWS"):
         table.add_column(name, justify="left" if name == "variant" else "right", no_wrap=True)
     for row in report["rows"]:
         table.add_row(
             row["variant"],
-            f"{row['rows']}x{row['columns']}",
+            *([f"{row['rows']}x{row['columns']}"] if len(sizes) > 1 else []),
             *(_area(row["blocks"].get(block, 0)) for block in blocks),
             _area(row["total_um2"]),
             f"{row['gate_equivalents'] / 1000:,.0f}",

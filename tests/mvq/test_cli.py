@@ -1,0 +1,140 @@
+"""The command line: starts at once, writes what it says, and fails with one sentence."""
+
+import json
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from hdl.config import preset
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "mvq", *map(str, arguments)], capture_output=True, text=True, check=False, **options
+    )
+
+
+def fails(*arguments, **options):
+    """The message of a command that must fail."""
+    result = run(*arguments, **options)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def report_file(nangate45, tmp_path_factory):
+    path = tmp_path_factory.mktemp("reports") / "decoder.json"
+    result = run("area", "ews-cms-16x16", "--unit", "mask_decoder", "--json", path, "--png")
+    assert result.returncode == 0, result.stderr
+    return path
+
+
+def test_help_starts_at_once():
+    """Less than a second of processor time: wall time would depend on what else the machine does."""
+
+    def seconds():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert "generate" in run("--help").stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from mvq.cli import app",
+        "from mvq.generate import write_design",
+        "from synth.area import area_report, area_table, draw_areas",
+    ],
+)
+def test_heavy_packages_stay_out(code):
+    """torch is for compression only, and matplotlib for pictures only."""
+    script = f"import sys\n{code}\nprint(*sys.modules, sep='\\n')"
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "matplotlib", "scipy", "sklearn"} & set(modules)
+
+
+def test_version():
+    assert run("--version").stdout == "mvq 0.1.0\n"
+
+
+def test_generate(tmp_path):
+    texts = []
+    for name in ("one", "two"):
+        result = run("generate", "ews-cms-16x16", "--unit", "mask_decoder", "--out", tmp_path / name)
+        assert result.returncode == 0, result.stderr
+        files = sorted((tmp_path / name).iterdir())
+        assert [path.suffix for path in files] == [".json", ".v"]
+        texts.append([path.read_bytes() for path in files])
+        assert json.loads(files[0].read_text())["config_hash"] == preset("ews-cms", 16).hash
+    assert texts[0] == texts[1]
+
+
+def test_area_report(report_file):
+    report = json.loads(report_file.read_text())
+    [row] = report["rows"]
+    assert (row["variant"], row["rows"], row["columns"], row["unit"]) == ("ews-cms", 16, 16, "mask_decoder")
+    assert report_file.with_suffix(".png").stat().st_size > 1000
+
+
+def test_compare(report_file, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text(report_file.read_text())
+    result = run("compare", report_file, other, "--csv", "--markdown", "--png", "--out", tmp_path / "side")
+    assert result.returncode == 0, result.stderr
+    assert "other vs" in result.stdout
+    assert (tmp_path / "side.csv").read_text().startswith("variant,rows,columns,unit,decoder um2")
+    assert (tmp_path / "side.md").read_text().startswith("| variant |")
+    assert (tmp_path / "side.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "ews-cms-16x20", "--out", "x"], "columns = 20: must be a multiple of vector_length = 16"),
+        (["generate", "nothing.toml", "--out", "x"], "config = 'nothing.toml': cannot be read"),
+        (["generate", "ews-16x16", "--unit", "mask_decoder", "--out", "x"], "unit = 'mask_decoder'"),
+        (["area", "ews-16x16", "--variants", "ewz"], "variants = 'ewz'"),
+        (["area", "ews-16x16", "--sizes", "big"], "--sizes = 'big': must be numbers"),
+        (["area", "ews-16x16", "--register-files", "x"], "must be one of clock_gated, flip_flop"),
+        (["area", "ews-16x16", "--liberty", "missing.lib"], "there is no library 'missing.lib'"),
+        (["compare", "missing.json"], "the report missing.json cannot be read"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, arguments, message):
+    error = fails(*arguments, cwd=tmp_path)
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_missing_simulator_is_one_sentence(tmp_path):
+    script = "from mvq import cli, tools\ncli.app = tools.find_icarus\ncli.main()"
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env={"PATH": str(tmp_path)}
+    )
+    assert result.returncode == 2
+    assert result.stderr == "error: Icarus Verilog is not installed: `apt-get install iverilog` on Debian and Ubuntu\n"
+
+
+def test_failed_synthesis_prints_no_numbers(nangate45, tmp_path):
+    """Yosys ends with an error in the middle of the run: a sentence, the end of its log, and no table."""
+    script = (
+        "from synth import flow\n"
+        "from mvq import cli\n"
+        "flow.Policy.__init__.__kwdefaults__['abc_script'] = 'no_such_command'\n"
+        "cli.main()"
+    )
+    path = tmp_path / "report.json"
+    arguments = ["area", "ews-cms-16x16", "--unit", "mask_decoder", "--json", str(path)]
+    result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "synthesis of ews-cms-16x16 failed" in result.stderr
+    assert "um2" not in result.stdout
+    assert not path.exists()
