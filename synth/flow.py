@@ -152,7 +152,8 @@ class Netlist:
                 return
             areas[block] += self.modules[name].area
             for instance, child in self.modules[name].instances:
-                visit(child, [*path, instance], best([*path, instance]) or block)
+                inside = [*path, re.sub(r"\$\d+$", "", instance)]  # Amaranth's suffix where a signal has the same name
+                visit(child, inside, best(inside) or block)
 
         visit(self.top, [], default)
         return areas
