@@ -41,7 +41,8 @@ def area():
     header = ["variant", "array", *blocks, "total", "kGE", "flip-flops", "vs EWS"]
     policy, liberty = report["policy"], report["liberty"]
     note = (
-        f"um2 of cells on {liberty['name']} ({liberty['corner']}), pyosys {report['tools']['pyosys']}; {policy['hierarchy']}; "
+        f"um2 of cells on {liberty['name']} ({liberty['corner']}), pyosys {report['tools']['pyosys']}; "
+        f"{policy['hierarchy']}; "
         f"register files {policy['register_files']}. "
     )
     return _table(header, rows) + "\n" + note + f"Synthesised in {report['seconds']:.0f} s on {report['jobs']} cores.\n"
@@ -66,9 +67,10 @@ def kmeans():
     """``benchmarks/masked_kmeans.py``."""
     result = _load("masked_kmeans")
     return (
-        f"One iteration of masked k-means on {result['vectors']:,} x {result['vector_length']} weights, {result['n']}:{result['m']}, "
-        f"k = {result['codewords']}: {result['masked_seconds']:.3f} s, **{result['ratio']:.2f}x** the time of faiss's plain k-means on the "
-        f"same array in the same run ({result['faiss_seconds']:.3f} s), with exact assignments.\n"
+        f"One iteration of masked k-means on {result['vectors']:,} x {result['vector_length']} weights, "
+        f"{result['n']}:{result['m']}, k = {result['codewords']}: {result['masked_seconds']:.3f} s, "
+        f"**{result['ratio']:.2f}x** the time of faiss's plain k-means on the same array in the same run "
+        f"({result['faiss_seconds']:.3f} s), with exact assignments.\n"
     )
 
 
@@ -76,8 +78,9 @@ def simulation():
     """``benchmarks/core_simulation.py``."""
     result = _load("core_simulation")
     return (
-        f"The {result['config']} core under cocotb: {result['verilator']['cycles_per_second']:,.0f} cycles/s with Verilator "
-        f"(built in {result['verilator']['build_seconds']:.0f} s), {result['icarus']['cycles_per_second']:,.0f} with Icarus "
+        f"The {result['config']} core under cocotb: {result['verilator']['cycles_per_second']:,.0f} cycles/s with "
+        f"Verilator (built in {result['verilator']['build_seconds']:.0f} s), "
+        f"{result['icarus']['cycles_per_second']:,.0f} with Icarus "
         f"(built in {result['icarus']['build_seconds']:.0f} s).\n"
     )
 

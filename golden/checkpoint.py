@@ -1,19 +1,20 @@
 """The compressed checkpoint: a folder with ``manifest.json`` and ``tensors.safetensors``.
 
-The manifest holds the format version, the graph, how each layer is stored, every setting and statistic, and a SHA-256 of the tensors and of
-itself. The tensors of a layer ``conv1`` are
+The manifest holds the format version, the graph, how each layer is stored, every setting and statistic, and a SHA-256
+of the tensors and of itself. The tensors of a layer ``conv1`` are
 
 | tensor | type | content |
 |---|---|---|
-| conv1.channel_scale, conv1.channel_bias | float32 (K,) | y = conv(x, w_int) * scale + bias; codebook scale, BN and bias are folded in |
+| conv1.channel_scale, conv1.channel_bias | float32 (K,) | y = conv(x, w_int) * scale + bias, BN folded in |
 | conv1.weight | int8, torch's shape | storage "int8" |
 | conv1.index | uint64 words | storage "mvq": codebook index of each vector, ceil(log2 k) bits (at least 1) each |
-| conv1.mask | uint64 words | storage "mvq", absent when n == m: ceil(log2 C(m, n)) bits for each m elements of each vector |
+| conv1.mask | uint64 words | storage "mvq", absent when n == m: ceil(log2 C(m, n)) bits for each m elements |
 | codebook.ID.values | int8 (k, d) | codewords |
 | codebook.ID.scale | float32 () | what one step of ``values`` is worth |
 
-Vectors are in the order (ceil(K / d), C / groups, kh, kw): one vector is d consecutive output channels at one input channel and kernel tap
-(paper 4.3, output-channel-wise). Where d does not divide K, the channels above K exist in the vectors and are dropped from the weights.
+Vectors are in the order (ceil(K / d), C / groups, kh, kw): one vector is d consecutive output channels at one input
+channel and kernel tap (paper 4.3, output-channel-wise). Where d does not divide K, the channels above K exist in the
+vectors and are dropped from the weights.
 """
 
 import hashlib
@@ -282,7 +283,8 @@ class Checkpoint:
 
     Raises
     ------
-    CheckpointError : a layer is missing or unknown, has a wrong shape or type, NaN, or an index, mask or codebook that does not fit.
+    CheckpointError : a layer is missing or unknown, has a wrong shape or type, NaN, or an index, mask or codebook that
+        does not fit.
     """
 
     def __init__(self, graph, layers, settings=None, statistics=None):
@@ -321,15 +323,15 @@ class Checkpoint:
             raise CheckpointError(f"the checkpoint has no layer {name!r}; it has {', '.join(self.layers)}")
         return self.layers[name]._weights(self.graph[name].weight_shape)
 
-    # ---- sizes ----------------------------------------------------------------------------------------------------------
+    # ---- sizes -----------------------------------------------------------------------------------------------------
 
     def layer_bits(self, name):
         """Where the bits of a layer go, by the terms of the paper's eq. 7.
 
         Returns
         -------
-        dict : ``weights`` (a count, padding left out), ``assignments`` b_a, ``masks`` b_m, ``codebook`` b_c (shared codebooks in full),
-        ``dense`` (int8 weights), ``affine`` (scale and bias), all in bits but the first.
+        dict : ``weights`` (a count, padding left out), ``assignments`` b_a, ``masks`` b_m, ``codebook`` b_c (shared
+        codebooks in full), ``dense`` (int8 weights), ``affine`` (scale and bias), all in bits but the first.
         """
         layer = self.layers[name]
         bits = {
@@ -353,9 +355,10 @@ class Checkpoint:
 
         Returns
         -------
-        dict : ``layers`` (name -> :meth:`layer_bits`); ``formula_ratio``, the paper's eq. 7 over the layers stored as "mvq", each
-        codebook counted once and padding not counted as weights (None without such layers); ``float_bytes``, the float32 weights and
-        biases of every layer; ``file_bytes`` of manifest and tensors; ``file_ratio`` = float_bytes / file_bytes.
+        dict : ``layers`` (name -> :meth:`layer_bits`); ``formula_ratio``, the paper's eq. 7 over the layers stored as
+        "mvq", each codebook counted once and padding not counted as weights (None without such layers);
+        ``float_bytes``, the float32 weights and biases of every layer; ``file_bytes`` of manifest and tensors;
+        ``file_ratio`` = float_bytes / file_bytes.
         """
         layers = {name: self.layer_bits(name) for name in self.layers}
         compressed = [bits for name, bits in layers.items() if isinstance(self.layers[name], MvqLayer)]
@@ -371,7 +374,7 @@ class Checkpoint:
             "file_ratio": float_bytes / file_bytes,
         }
 
-    # ---- files ----------------------------------------------------------------------------------------------------------
+    # ---- files -----------------------------------------------------------------------------------------------------
 
     def _files(self):
         """File name -> content; the same checkpoint always gives the same bytes."""
@@ -396,7 +399,8 @@ class Checkpoint:
         return {MANIFEST: (_json(manifest, indent=1) + "\n").encode(), TENSORS: packed}
 
     def save(self, path):
-        """Write the checkpoint to folder ``path``: first beside it, then renamed into place, so that no half of one is ever seen.
+        """Write the checkpoint to folder ``path``: first beside it, then renamed into place, so that no half of one is
+        ever seen.
 
         An existing checkpoint is replaced; anything else at ``path`` but an empty folder is refused.
 
@@ -430,7 +434,8 @@ class Checkpoint:
 
         Raises
         ------
-        CheckpointError : a file is missing, truncated or altered, of another format or a newer version, or does not fit the graph.
+        CheckpointError : a file is missing, truncated or altered, of another format or a newer version, or does not fit
+            the graph.
         """
         path = Path(path)
         manifest = _read_manifest(path / MANIFEST)

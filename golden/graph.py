@@ -1,9 +1,10 @@
-"""The network as a graph of a few operations: what the front end writes, the checkpoint stores, and every model executes.
+"""The network as a graph of a few operations: what the front end writes, the checkpoint stores, and every model
+executes.
 
 | op | attributes | result |
 |---|---|---|
 | input | shape [C, H, W] | the image |
-| conv | in_channels, out_channels, kernel [kh, kw], stride [sh, sw], padding, groups, activation | (out_channels, H', W') |
+| conv | in_channels, out_channels, kernel [h, w], stride [h, w], padding, groups, activation | (out_channels, H', W') |
 | linear | in_features, out_features, activation | (out_features,) |
 | activation | kind "relu" or "relu6" | as its input |
 | add | activation | as its two inputs |
@@ -13,7 +14,8 @@
 | pad | channels [front, back], spatial [top, bottom, left, right], filled with zeros | larger |
 | slice | channels, rows, columns, each [start, stop, step] | smaller |
 
-``padding`` is [top, bottom, left, right] in pixels; ``activation`` is "none", "relu" or "relu6". Shapes leave the batch out.
+``padding`` is [top, bottom, left, right] in pixels; ``activation`` is "none", "relu" or "relu6". Shapes leave the batch
+out.
 """
 
 import operator
@@ -194,7 +196,8 @@ def _slice_shape(node, shape):
         start, stop, step = node.attrs[key]
         if not (start < stop <= extent and step >= 1):
             raise GraphError(
-                f"node {node.name!r}: {key} = {[start, stop, step]} must be [start, stop, step] with start < stop <= {extent}"
+                f"node {node.name!r}: {key} = {[start, stop, step]} must be [start, stop, step], "
+                f"start < stop <= {extent}"
             )
         sizes.append(len(range(start, stop, step)))
     return tuple(sizes)

@@ -1,7 +1,8 @@
 """Integer arithmetic of the accelerator, bit for bit.
 
-Activations and weights are int8, symmetric (zero is 0); sums are exact and held in int64 here, whatever width the hardware gives them.
-Images are (N, C, H, W), vectors (N, F). The paper leaves requantisation open: what follows is our decision, one 32-bit word for each channel.
+Activations and weights are int8, symmetric (zero is 0); sums are exact and held in int64 here, whatever width the
+hardware gives them. Images are (N, C, H, W), vectors (N, F). The paper leaves requantisation open: what follows is our
+decision, one 32-bit word for each channel.
 
 | bits | field | meaning |
 |---|---|---|
@@ -57,7 +58,8 @@ class Requantisation:
 
     Parameters
     ----------
-    mantissa, shift, sign, bias : int64 (K,) or (1,), the fields of the module's table; ``sign`` is 0 or 1, ``bias`` signed.
+    mantissa, shift, sign, bias : int64 (K,) or (1,), the fields of the module's table; ``sign`` is 0 or 1, ``bias``
+        signed.
     low, high : int8 limits of the result, which realise the activation.
     saturated : channels whose real bias lay beyond the 17 bits (1023 output steps) and was saturated.
     """
@@ -74,8 +76,8 @@ class Requantisation:
     def from_real(cls, scale, bias, activation, output_scale, name="requantisation"):
         """The word nearest to y = activation(psum * scale + bias) / output_scale.
 
-        Multipliers are rounded to nine significant bits, biases to 1/64 of an output step; a multiplier of 0, or too small for a shift
-        of 63, becomes the smallest there is, 2**-61.
+        Multipliers are rounded to nine significant bits, biases to 1/64 of an output step; a multiplier of 0, or too
+        small for a shift of 63, becomes the smallest there is, 2**-61.
 
         Parameters
         ----------
@@ -102,7 +104,7 @@ class Requantisation:
         if (np.abs(ratio) >= SCALE_LIMIT).any():
             channel = int(np.argmax(np.abs(ratio)))
             raise MvqError(
-                f"{name}: channel {channel} multiplies its sum by {ratio[channel]:.4g} output steps, but must stay below "
+                f"{name}: channel {channel} multiplies its sum by {ratio[channel]:.4g} output steps, but must be below "
                 f"{SCALE_LIMIT}; its calibrated output range is too small"
             )
         fraction, exponent = np.frexp(np.abs(ratio) * (1 << FRACTION))  # fraction in [0.5, 1), or 0
@@ -224,7 +226,8 @@ def global_avg_pool(x, requantisation):
 
 
 def add(a, b, scale_a, scale_b):
-    """int8: the sum of two int8 arrays, each brought to the output's steps by a :class:`Requantisation` whose bias is not used."""
+    """int8: the sum of two int8 arrays, each brought to the output's steps by a :class:`Requantisation` whose bias is
+    not used."""
     return scale_a._round(scale_a.scaled(a) + scale_b.scaled(b))
 
 

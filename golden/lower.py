@@ -34,7 +34,8 @@ class SubsetRun:
     ----------
     subset : :class:`golden.schedule.Subset`. ``command`` : packed command.
     words : uint64, weight stream. ``ifmap`` : int8 (vectors, H).
-    psum_in : int64 (pixels, A, L), or None. ``psums`` : int64 (pixels, A, L), expected; ``values`` : int8, or None unless final.
+    psum_in : int64 (pixels, A, L), or None. ``psums`` : int64 (pixels, A, L), expected; ``values`` : int8, or None
+        unless final.
     """
 
     subset: object
@@ -127,7 +128,8 @@ class LoweredLayer:
         return values.apply(psums.reshape(len(psums), channels)).reshape(psums.shape)
 
     def assemble(self, batch, subset_outputs):
-        """Ofmap (N, K, height, width), or (N, K) of a linear layer, from the outputs (pixels, A, L) of the last subsets.
+        """Ofmap (N, K, height, width), or (N, K) of a linear layer, from the outputs (pixels, A, L) of the last
+        subsets.
 
         Parameters
         ----------
@@ -150,8 +152,8 @@ class LoweredLayer:
         taps = ", ".join(f"({ky},{kx})" for ky, kx in subset.taps)
         return (
             f"layer {self.shape.name!r}, tile (output group {subset.out_groups[group]}, input groups "
-            f"{subset.in_groups.start}..{subset.in_groups.stop - 1}, taps {taps}), image {image}, row {row}, column {col}, "
-            f"array column {column} (output channel {channel})"
+            f"{subset.in_groups.start}..{subset.in_groups.stop - 1}, taps {taps}), image {image}, row {row}, "
+            f"column {col}, array column {column} (output channel {channel})"
         )
 
 
@@ -196,8 +198,8 @@ def _distinct_assignments(name, weight, config):
     if len(values) > config.codewords:
         raise LoweringError(
             name,
-            f"needs {len(values)} distinct vectors of {d} weights, but {config.name} holds {config.codewords} and has no masks",
-            f"an array with masks (ews-cm, ews-cms), or a layer compressed to at most {config.codewords} codewords of {d}",
+            f"needs {len(values)} distinct vectors of {d} weights, but {config.name} holds {config.codewords}",
+            f"an array with masks (ews-cm, ews-cms), or a layer of at most {config.codewords} codewords of {d}",
         )
     return values.astype(np.int8), index.reshape(vectors.shape[:-1]), None
 
@@ -235,8 +237,8 @@ def lower(checkpoint, calibration, config):
 
     Raises
     ------
-    LoweringError : a layer cannot run; names the layer, the reason, and what would be legal. Among the reasons: a partial sum
-        could leave ``psum_width`` for the weights at hand.
+    LoweringError : a layer cannot run; names the layer, the reason, and what would be legal. Among the reasons: a
+        partial sum could leave ``psum_width`` for the weights at hand.
     """
     network = quantise(checkpoint, calibration)
     shapes = network.graph.shapes()

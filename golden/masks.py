@@ -1,8 +1,8 @@
 """Codes for N:M masks: which n of m neighbouring weights survive, as one small integer.
 
-The paper stores masks as ceil(log2 C(M, N)) bits (section 5, eq. 7) and leaves the order of the codes open. Ours is the combinatorial
-number system in colexicographic order: positions c_1 < c_2 < ... < c_n have the code C(c_1, 1) + C(c_2, 2) + ... + C(c_n, n).
-It is dense (0 .. C(m, n) - 1), and decodes with n comparisons against a small table of binomials.
+The paper stores masks as ceil(log2 C(M, N)) bits (section 5, eq. 7) and leaves the order of the codes open. Ours is the
+combinatorial number system in colexicographic order: positions c_1 < c_2 < ... < c_n have the code C(c_1, 1) + C(c_2,
+2) + ... + C(c_n, n). It is dense (0 .. C(m, n) - 1), and decodes with n comparisons against a small table of binomials.
 """
 
 import functools
@@ -102,7 +102,8 @@ def mask_positions(codes, n, m):
 
 
 def decode_masks(codes, n, m):
-    """Masks bool (..., m) of ``codes`` (...): the inverse of :func:`encode_masks`; raises as :func:`mask_positions` does."""
+    """Masks bool (..., m) of ``codes`` (...): the inverse of :func:`encode_masks`; raises as :func:`mask_positions`
+    does."""
     positions = mask_positions(codes, n, m)
     masks = np.zeros((*positions.shape[:-1], m), dtype=bool)
     np.put_along_axis(masks, positions.astype(np.intp), True, axis=-1)

@@ -45,7 +45,8 @@ class Calibration:
                 raise CalibrationError(f"calibration of {name!r} is {value}, but must be finite and at least 0")
 
     def scale(self, node):
-        """Real value of one int8 step of ``node``: amax / 127 (at most 6 / 127 behind a relu6; 1 / 127 if only zeros were seen)."""
+        """Real value of one int8 step of ``node``: amax / 127 (at most 6 / 127 behind a relu6; 1 / 127 if only zeros
+        were seen)."""
         if node.name not in self.amax:
             raise CalibrationError(f"the calibration has no node {node.name!r}; calibrate this network")
         largest = self.amax[node.name] or 1.0
@@ -115,7 +116,8 @@ class IntegerNetwork:
     graph : the operations.
     scales : node name -> real value of one int8 step; a raw output has none.
     layers : name of a conv or linear node -> :class:`IntegerLayer`.
-    rescales : name of an add, avg_pool, global_avg_pool or activation node -> one :class:`Requantisation` for each of its inputs.
+    rescales : name of an add, avg_pool, global_avg_pool or activation node -> one :class:`Requantisation` for each of
+        its inputs.
     ranges : node name -> (low, high), the int8 values that it can take; 0 is always among them. A raw output has none.
     """
 
@@ -193,7 +195,8 @@ class IntegerNetwork:
         return values if keep else {self.graph.output: values[self.graph.output]}
 
     def logits(self, output):
-        """Real values float64 of the output node's result: psum * psum_scale + bias and the activation, or int8 * scale."""
+        """Real values float64 of the output node's result: psum * psum_scale + bias and the activation, or int8 *
+        scale."""
         node, output = self.graph[self.graph.output], np.asarray(output, np.float64)
         if node.name not in self.layers:
             return output * self.scales[node.name]
@@ -205,9 +208,9 @@ class IntegerNetwork:
     def psum_bound(self, name):
         """Bounds of every partial sum of layer ``name``, for the weights at hand and any order of accumulation.
 
-        The sum of each channel's negative products and that of its positive ones, each at its worst over the values that the input
-        can take. A partial sum holds a subset of the products, so it lies between; an input exists that reaches either bound,
-        wherever a window lies wholly inside the image.
+        The sum of each channel's negative products and that of its positive ones, each at its worst over the values
+        that the input can take. A partial sum holds a subset of the products, so it lies between; an input exists that
+        reaches either bound, wherever a window lies wholly inside the image.
 
         Returns
         -------
@@ -223,7 +226,8 @@ class IntegerNetwork:
 
 
 def _psum_bound(weight, input_range):
-    """(low, high) of the sums of any subset of products, over all channels of ``weight`` and inputs within ``input_range``."""
+    """(low, high) of the sums of any subset of products, over all channels of ``weight`` and inputs within
+    ``input_range``."""
     low, high = input_range
     weight = weight.reshape(len(weight), -1).astype(np.int64)
     positive, negative = np.maximum(weight, 0).sum(axis=1), np.minimum(weight, 0).sum(axis=1)

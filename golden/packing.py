@@ -1,7 +1,9 @@
-"""Bit-exact layout of small unsigned integers in 64-bit words, shared by the checkpoint, the weight stream and the reports.
+"""Bit-exact layout of small unsigned integers in 64-bit words, shared by the checkpoint, the weight stream and the
+reports.
 
-Values follow each other without gaps, the least significant bit first, across word borders; the rest of the last word is zero. The paper
-fixes the content of an entry {index, mask code} and the 64-bit bus (sections 5.2 and 7.1), not the packing: this is our decision.
+Values follow each other without gaps, the least significant bit first, across word borders; the rest of the last word
+is zero. The paper fixes the content of an entry {index, mask code} and the 64-bit bus (sections 5.2 and 7.1), not the
+packing: this is our decision.
 """
 
 import math
@@ -18,7 +20,7 @@ WORD_BITS = 64
 def _check_width(width):
     if not 0 <= width <= WORD_BITS:
         raise MvqError(
-            f"width = {width}: must be 0 to {WORD_BITS} bits; the nearest legal value is {0 if width < 0 else WORD_BITS}"
+            f"width = {width}: must be 0 to {WORD_BITS}; the nearest legal value is {0 if width < 0 else WORD_BITS}"
         )
 
 
@@ -54,7 +56,8 @@ def pack_bits(values, width):
 
     Returns
     -------
-    uint64 (ceil(count * width / 64),); value i occupies bits i * width .. (i + 1) * width - 1, bit b being bit b % 64 of word b // 64.
+    uint64 (ceil(count * width / 64),); value i occupies bits i * width .. (i + 1) * width - 1, bit b being bit b % 64
+    of word b // 64.
 
     Raises
     ------
@@ -110,7 +113,8 @@ def unpack_bits(words, width, count):
 
 
 def pack_entries(index, codes, index_width, code_width):
-    """Entries {index, mask codes} of subvectors, index in the low bits (paper section 5.2; 9 + 11 bits for k=512, 4:16, d=16).
+    """Entries {index, mask codes} of subvectors, index in the low bits (paper section 5.2; 9 + 11 bits for k=512, 4:16,
+    d=16).
 
     Parameters
     ----------
@@ -120,8 +124,8 @@ def pack_entries(index, codes, index_width, code_width):
 
     Returns
     -------
-    uint64 (...): index | code_0 << index_width | code_1 << (index_width + code_width) | ...; ready for :func:`pack_bits` with the
-    width index_width + d/M * code_width.
+    uint64 (...): index | code_0 << index_width | code_1 << (index_width + code_width) | ...; ready for
+    :func:`pack_bits` with the width index_width + d/M * code_width.
 
     Raises
     ------

@@ -5,8 +5,9 @@
         for q in D:  for r in B:  for u in P:  for s in A:                       # one WRF word a cycle
           psum[s, l] += W[q, r, u, s][h, l] * I[q, r][h]
 
-A dense layer on a sparse tile takes ceil(M/N) passes with disjoint masks; P of them lie in one subset. The D taps of a subset are ``tap_rows``
-x ``tap_columns`` of the kernel, column by column, so that the window of the next pixel keeps all but its first ``stride`` columns.
+A dense layer on a sparse tile takes ceil(M/N) passes with disjoint masks; P of them lie in one subset. The D taps of a
+subset are ``tap_rows`` x ``tap_columns`` of the kernel, column by column, so that the window of the next pixel keeps
+all but its first ``stride`` columns.
 """
 
 import itertools
@@ -79,7 +80,8 @@ class Subset:
     rows : array rows to load. ``fresh`` : vectors that a pixel needs anew, after the first of an ofmap row.
     pixels, row_pixels : ofmap pixels in all, and in an ofmap row.
     accumulate : partial sums of the subset before are added. ``final`` : sums are complete.
-    compressed : weights come as codebook indices. ``codewords``, ``scales`` : codewords and scale vectors to load first.
+    compressed : weights come as codebook indices. ``codewords``, ``scales`` : codewords and scale vectors to load
+        first.
     """
 
     out_groups: range
@@ -155,7 +157,8 @@ def _tap_subsets(kernel, repeats):
 
 
 def _input_groups(shape, config, out_groups):
-    """Groups of H input channels that the output-channel groups see: all of them, or the diagonal of a grouped convolution."""
+    """Groups of H input channels that the output-channel groups see: all of them, or the diagonal of a grouped
+    convolution."""
     groups = range(-(-shape.in_channels // config.rows))
     if shape.groups == 1:
         return groups
@@ -172,7 +175,8 @@ def schedule(shape, config, repeats=None, *, compressed, codewords=0, raw=False)
     ----------
     shape : :class:`LayerShape`. ``config`` : :class:`~hdl.config.ArrayConfig`.
     repeats : :class:`Repeats`; chosen by :func:`choose_repeats` when None.
-    compressed : weights come as codebook indices. ``codewords`` : codewords to load before the first subset (0: those of the layer before).
+    compressed : weights come as codebook indices. ``codewords`` : codewords to load before the first subset (0: those
+        of the layer before).
     raw : the layer's partial sums are wanted, not requantised values.
 
     Raises
@@ -227,14 +231,16 @@ def schedule(shape, config, repeats=None, *, compressed, codewords=0, raw=False)
     return Schedule(shape, repeats, tuple(subsets))
 
 
-#: normalised access energies of L1 and of the array's own files (paper Tab. 8): weight of the traffic in the choice of repeats.
+#: normalised access energies of L1 and of the array's own files (paper Tab. 8): weight of the traffic in the choice of
+#: repeats.
 _PSUM_BYTES = 3
 
 
 def choose_repeats(shape, config, *, compressed):
     """A, B, D and P with the fewest cycles and, among equals, the least traffic of activations and partial sums.
 
-    The estimate takes a subset as max(compute, load) where two subsets fit the WRF together, and as their sum elsewhere.
+    The estimate takes a subset as max(compute, load) where two subsets fit the WRF together, and as their sum
+    elsewhere.
     """
     passes = 1 if compressed else config.dense_passes
     out_groups, in_groups = -(-shape.out_channels // config.columns), -(-shape.in_channels // config.rows)
@@ -285,9 +291,9 @@ def cycles(subsets, config):
 
     Returns
     -------
-    Cycles, counted from the one in which the first command is taken to the one in which the last ofmap vector is taken, both included.
-    The same recurrence as the RTL's: the loader takes a command when its WRF and scale words are free, loads, and hands over when the
-    sequencer is idle or issues its last vector.
+    Cycles, counted from the one in which the first command is taken to the one in which the last ofmap vector is taken,
+    both included. The same recurrence as the RTL's: the loader takes a command when its WRF and scale words are free,
+    loads, and hands over when the sequencer is idle or issues its last vector.
     """
     entries_used = scales_used = 0
     freed = deque()  # (cycle from which the words count as free, WRF words, scale words)

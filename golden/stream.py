@@ -3,10 +3,12 @@
 The packed image is a sequence of 64-bit words. For each subset it holds, each from a word boundary,
 
 * its codewords (first subset of a layer only): d int8 from the low byte on, padded to whole words;
-* its scales (last subset of a group of output channels only): for each of the A groups, one 32-bit word for each of L columns;
-* its weights: for each WRF word (taps, then input-channel groups, then dense passes, then output-channel groups, innermost last) the array rows
-  from the top. Compressed: L/d entries {index, mask codes} a row, without gaps over the whole subset. Uncompressed: int8, ``raw_vectors``
-  subvectors a word or ``raw_words`` words a subvector.
+* its scales (last subset of a group of output channels only): for each of the A groups, one 32-bit word for each of L
+  columns;
+* its weights: for each WRF word (taps, then input-channel groups, then dense passes, then output-channel groups,
+  innermost last) the array rows
+  from the top. Compressed: L/d entries {index, mask codes} a row, without gaps over the whole subset. Uncompressed:
+  int8, ``raw_vectors`` subvectors a word or ``raw_words`` words a subvector.
 """
 
 import numpy as np
@@ -41,7 +43,8 @@ def command_fields(subset, config, requantisation=None):
 
 
 def pack_command(values, config):
-    """``values`` (field -> integer) as one integer, first field in the low bits; ValueError where a value does not fit."""
+    """``values`` (field -> integer) as one integer, first field in the low bits; ValueError where a value does not
+    fit."""
     word, position = 0, 0
     for name, width in config.command_fields:
         value = int(values[name])
@@ -76,8 +79,8 @@ class WeightImage:
     ----------
     config : :class:`~hdl.config.ArrayConfig`.
     weight : int8 (K, C/groups, kh, kw). ``groups`` : groups of the convolution.
-    assignments : None for an uncompressed layer, else (codebook int8 (k, d), index (K', C, kh, kw), mask codes (K', C, kh, kw, d/M) or None)
-        with K' = ceil(K/d).
+    assignments : None for an uncompressed layer, else (codebook int8 (k, d), index (K', C, kh, kw), mask codes (K', C,
+        kh, kw, d/M) or None) with K' = ceil(K/d).
     requantisation : :class:`golden.integer.Requantisation`, or None for a layer whose partial sums stay raw.
     """
 

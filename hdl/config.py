@@ -1,6 +1,7 @@
 """Every knob of the array, validated before anything is elaborated.
 
-The names are the paper's (MVQ, ASPLOS 2025, section 5); see docs/architecture.md for what each one does to the hardware.
+The names are the paper's (MVQ, ASPLOS 2025, section 5); see docs/architecture.md for what each one does to the
+hardware.
 """
 
 import dataclasses
@@ -64,7 +65,8 @@ class ArrayConfig:
     ----------
     rows : H, input channels in parallel.
     columns : L, output channels in parallel; a multiple of ``vector_length``.
-    weights : how weights arrive: plain ``int8`` rows, ``codebook`` indices, or ``masked_codebook`` (index and mask code).
+    weights : how weights arrive: plain ``int8`` rows, ``codebook`` indices, or ``masked_codebook`` (index and mask
+        code).
     tile : ``dense`` (a multiplier for every weight) or ``sparse`` (multipliers only for the weights that survive).
     vector_length : d, output channels in one codeword; a multiple of ``m`` when weights are masked.
     n, m : N weights of every M survive; used by ``masked_codebook`` only.
@@ -76,7 +78,8 @@ class ArrayConfig:
     tile_rows : array rows in one combinational tile; divides ``rows``.
     psum_width : bits of a partial sum (two's complement).
     crf_read_ports : codewords rebuilt in one cycle; divides L/d; L/d when None.
-    mask_path : ``direct`` decodes a mask code straight to weight offsets; ``lut`` is the paper's ROM and leading-zero encoder.
+    mask_path : ``direct`` decodes a mask code straight to weight offsets; ``lut`` is the paper's ROM and leading-zero
+        encoder.
     arithmetic : ``behavioural`` operators, or an explicit ``bit_heap`` of full and half adders; equal to the bit.
 
     Raises
@@ -102,7 +105,8 @@ class ArrayConfig:
     mask_path: Literal["direct", "lut"] = "direct"
     arithmetic: Literal["behavioural", "bit_heap"] = "behavioural"
 
-    #: bits of an activation and of a weight (paper Tab. 9: INT8), and of a word of the weight stream (section 7.1: 64-bit DMA).
+    #: bits of an activation and of a weight (paper Tab. 9: INT8), and of a word of the weight stream (section 7.1:
+    #: 64-bit DMA).
     activation_width = 8
     weight_width = 8
     stream_width = 64
@@ -186,7 +190,8 @@ class ArrayConfig:
                 min(max(self.psum_width, least), 32),
             )
 
-    # ---- derived sizes ------------------------------------------------------------------------------------------------
+    # ---- derived sizes
+    # ------------------------------------------------------------------------------------------------
 
     @property
     def groups(self):
@@ -255,7 +260,8 @@ class ArrayConfig:
 
     @property
     def raw_vectors(self):
-        """Uncompressed subvectors that one stream word carries (all of one array row); 0 where a subvector needs several words."""
+        """Uncompressed subvectors that one stream word carries (all of one array row); 0 where a subvector needs
+        several words."""
         fitting = self.stream_width // (self.multipliers_per_vector * self.weight_width)
         return max((value for value in _divisors(self.crf_read_ports) if value <= fitting), default=0)
 
@@ -266,8 +272,8 @@ class ArrayConfig:
 
     @property
     def latency(self):
-        """Cycles from the issue of an activation vector to its column sums below the array: one register for each tile on
-        the way down and across, and one for the operands."""
+        """Cycles from the issue of an activation vector to its column sums below the array: one register for each tile
+        on the way down and across, and one for the operands."""
         return sum(self.tile_grid) + 1
 
     @property
@@ -322,7 +328,8 @@ class ArrayConfig:
         if b * d > self.arf_depth:
             raise ConfigError("B*D", b * d, f"exceeds arf_depth = {self.arf_depth}", self.arf_depth)
 
-    # ---- files ----------------------------------------------------------------------------------------------------------
+    # ---- files
+    # ----------------------------------------------------------------------------------------------------------
 
     def to_dict(self):
         """Plain dictionary of every field."""
@@ -366,7 +373,8 @@ def load_config(source):
 
     Raises
     ------
-    ConfigError : unknown preset or key, or an illegal value. FileNotFoundError never escapes: it is reported as ConfigError.
+    ConfigError : unknown preset or key, or an illegal value. FileNotFoundError never escapes: it is reported as
+        ConfigError.
     """
     text = str(source)
     match = re.fullmatch(r"([a-z-]+)-(\d+)x(\d+)", text)

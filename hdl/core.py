@@ -42,10 +42,11 @@ def ofmap_layout(config):
 
 
 class Core(wiring.Component):
-    """Accelerator core. For each command it loads a weight subset while the subset before it computes, then streams pixels through it.
+    """Accelerator core. For each command it loads a weight subset while the subset before it computes, then streams
+    pixels through it.
 
-    Latency: an activation vector that is issued gives its ofmap vector ``latency`` cycles later, when it is the last of its pixel. Cycles
-    of whole layers: golden.schedule.
+    Latency: an activation vector that is issued gives its ofmap vector ``latency`` cycles later, when it is the last of
+    its pixel. Cycles of whole layers: golden.schedule.
 
     Parameters
     ----------
@@ -56,7 +57,8 @@ class Core(wiring.Component):
     command : In(stream of command_layout). One for each weight subset.
     weights : In(stream of 64 bits). The packed image, in the order of the commands.
     ifmap : In(stream of ``rows`` signed(8)). Activation vectors, in the order in which pixels need them first.
-    psum_in : In(stream of ``columns`` signed(psum_width)). Partial sums of earlier subsets, for commands that ``accumulate``.
+    psum_in : In(stream of ``columns`` signed(psum_width)). Partial sums of earlier subsets, for commands that
+        ``accumulate``.
     ofmap : Out(stream of ofmap_layout). A vectors for each pixel.
     busy : Out(1). A command is under way, or an ofmap vector has not been taken.
     """

@@ -1,7 +1,8 @@
 """Verilog in which each distinct module stands once.
 
-Amaranth writes one Verilog module for every *instance*: 256 equal PEs become 256 modules. Here a component is elaborated once, under
-its ``module_name``, and every further instance refers to it, so the text stays readable and synthesis works on each module once.
+Amaranth writes one Verilog module for every *instance*: 256 equal PEs become 256 modules. Here a component is
+elaborated once, under its ``module_name``, and every further instance refers to it, so the text stays readable and
+synthesis works on each module once.
 """
 
 import json
@@ -22,8 +23,8 @@ __all__ = ["Design", "ModuleLibrary", "component_to_verilog", "generate", "place
 def place(m, platform, name, component):
     """Add ``component`` to ``m`` as submodule ``name`` and return it.
 
-    For Verilog (``platform`` is a :class:`ModuleLibrary`) this becomes an instance of a module that is emitted once; otherwise, in
-    Amaranth's simulator, the component itself.
+    For Verilog (``platform`` is a :class:`ModuleLibrary`) this becomes an instance of a module that is emitted once;
+    otherwise, in Amaranth's simulator, the component itself.
     """
     m.submodules[name] = platform.instance(component) if isinstance(platform, ModuleLibrary) else component
     return component
@@ -61,7 +62,7 @@ class ModuleLibrary:
         name = component.module_name
         ports = {port: (value, None) for port, _, value in _ports(component)}
         text = rtlil.convert(component, name=name, platform=self, ports=ports, emit_src=False)
-        inputs = set(re.findall(r"^  wire .*input \d+ \\(\S+)$", text, flags=re.MULTILINE))
+        inputs = set(re.findall(r"^  wire .*input \d+\s.*\\(\S+)$", text, flags=re.MULTILINE))
         self._modules[name] = (component.signature, "clk" in inputs, "rst" in inputs, text)
 
     def names(self):
@@ -85,8 +86,8 @@ class Design:
     text : Verilog of every module, provenance header first.
     top : name of the top module.
     modules : names of all modules, children before parents.
-    blocks : instance path below the top, dots between levels, shell wildcards -> block of the area report. The longest match counts;
-        what no path matches belongs to ``control``.
+    blocks : instance path below the top, dots between levels, shell wildcards -> block of the area report. The longest
+        match counts; what no path matches belongs to ``control``.
     sidecar : JSON-ready description: configuration and its hash, versions, ports, latencies, command fields.
     """
 

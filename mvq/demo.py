@@ -1,4 +1,5 @@
-"""The main job, end to end: train, compress, fine-tune, lower, generate, simulate, and compare areas, on handwritten digits."""
+"""The main job, end to end: train, compress, fine-tune, lower, generate, simulate, and compare areas, on handwritten
+digits."""
 
 import json
 import os
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from hdl.config import VARIANTS, preset
 from mvq.files import write_text
+from mvq.generate import write_design
 
 __all__ = ["DemoSettings", "run_demo"]
 
@@ -58,13 +60,15 @@ class _Steps:
 
 
 def _learn(steps, settings, out):
-    """Train, compress, fine-tune and save; returns the data, the network, its checkpoint, and what happened to the accuracy."""
+    """Train, compress, fine-tune and save; returns the data, the network, its checkpoint, and what happened to the
+    accuracy."""
     import torch
 
     from algo import zoo
     from algo.compress import CompressSettings, compress, report
     from algo.finetune import FinetuneSettings, finetune
 
+    torch.set_num_threads(1)  # the other core compiles the Verilog; two threads would wait for each other
     torch.manual_seed(0)
     data = zoo.digits()
     train_x, train_y, test_x, test_y = data
@@ -189,18 +193,16 @@ def run_demo(out, settings=None, console=None):
     from cocotb_tests.core_simulation import CoreSimulation
 
     settings, console = settings or DemoSettings(), console or Console()
-    out = Path(out)
+    out = Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     config = preset(*settings.array)
     simulation = CoreSimulation(config, out / "simulation")
     steps = _Steps(console)
     with ThreadPoolExecutor(1) as pool, steps.progress:
-        build = pool.submit(simulation.build)
         with steps.step(f"generate Verilog of {config.name}"):
-            from mvq.generate import write_design
-
             design_files = write_design(config, out / "verilog")
+        build = pool.submit(simulation.build)
         data, compressed, checkpoint, accuracy, sizes = _learn(steps, settings, out)
         lowered, results = _integers(steps, settings, config, out, data, compressed, checkpoint, accuracy)
         layers, classes = _simulate(steps, simulation, build, lowered, results)
@@ -255,17 +257,18 @@ def _last_screen(console, out, config, report, design_files):
         Panel(
             "\n".join(
                 [
-                    f"Accuracy on 360 held-out digits: float {accuracy['float']:.2%}, compressed {accuracy['compressed']:.2%}, "
-                    f"fine-tuned {accuracy['fine-tuned']:.2%}, int8 {accuracy['int8']:.2%}.",
-                    f"Compression: {total['formula_ratio']:.1f}x by the paper's formula (eq. 7), {total['file_ratio']:.1f}x by file "
-                    f"size, SSE {total['sse']:.2f}, masked SSE {total['masked_sse']:.2f}.",
-                    f"{report['digits']} digits ran on the Verilog of {config.name}: {report['right']} right, every value of "
-                    f"{len(report['layers'])} layers and every cycle equal to golden.",
+                    f"Accuracy on 360 held-out digits: float {accuracy['float']:.2%}, "
+                    f"compressed {accuracy['compressed']:.2%}, fine-tuned {accuracy['fine-tuned']:.2%}, "
+                    f"int8 {accuracy['int8']:.2%}.",
+                    f"Compression: {total['formula_ratio']:.1f}x by the paper's formula (eq. 7), "
+                    f"{total['file_ratio']:.1f}x by file size.",
+                    f"{report['digits']} digits ran on the Verilog of {config.name}: {report['right']} right, every "
+                    f"value of {len(report['layers'])} layers and every cycle count equal to golden.",
                     f"{config.variant} takes {cms['total_um2']:,.0f} um2 at {config.rows}x{config.columns}, "
                     f"{cms['vs_ews']:+.1%} against EWS, codebook counted.",
                     "",
-                    f"Files in {out}: report.json, checkpoint/, calibration.json, verilog/{Path(design_files[0]).name}, digits.png, "
-                    "area.json, area.png",
+                    f"Files in {out}: report.json, checkpoint/, calibration.json, "
+                    f"verilog/{Path(design_files[0]).name}, digits.png, area.json, area.png",
                     f"Took {report['seconds']['total']} s.",
                 ]
             ),

@@ -1,4 +1,5 @@
-"""Activation file (ARF) at the left edge of the array: keeps the vectors that overlapping pixels share (paper section 5.1)."""
+"""Activation file (ARF) at the left edge of the array: keeps the vectors that overlapping pixels share (paper section
+5.1)."""
 
 from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, stream, wiring
@@ -20,9 +21,9 @@ def successor(pointer, count):
 class ActivationFile(wiring.Component):
     """Ring of ``arf_depth`` vectors that are read in order, again for the next pixel, and freed one by one.
 
-    A pixel reads the B*D vectors from the oldest one on. Those that the next pixel no longer needs are freed as they are read; the next
-    pixel starts at the oldest that is left, so vectors shared by neighbouring pixels of a row enter once. Vectors of the next pixel,
-    or of the next weight subset, enter while room is left.
+    A pixel reads the B*D vectors from the oldest one on. Those that the next pixel no longer needs are freed as they
+    are read; the next pixel starts at the oldest that is left, so vectors shared by neighbouring pixels of a row enter
+    once. Vectors of the next pixel, or of the next weight subset, enter while room is left.
 
     Latency: a vector that enters can be read in the next cycle; reads are combinational.
 
@@ -34,8 +35,8 @@ class ActivationFile(wiring.Component):
     -------
     ifmap : In(stream of ``rows`` signed(8)).
     activations : Out(signed(8)) for each row, valid while ``available``.
-    advance : In(1). Done with this vector. ``free`` : In(1), with ``advance``: for good. ``rewind`` : In(1), with ``advance``: it was
-        the last of the pixel.
+    advance : In(1). Done with this vector. ``free`` : In(1), with ``advance``: for good. ``rewind`` : In(1), with
+        ``advance``: it was the last of the pixel.
     """
 
     module_name = "activation_file"

@@ -46,7 +46,8 @@ class _Column(wiring.Component):
 
 
 class PartialSumFile(wiring.Component):
-    """``prf_depth`` vectors of partial sums and one adder for each column. ``total`` is combinational; the file is written with ``step``.
+    """``prf_depth`` vectors of partial sums and one adder for each column. ``total`` is combinational; the file is
+    written with ``step``.
 
     Parameters
     ----------

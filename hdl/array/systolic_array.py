@@ -23,9 +23,9 @@ def _delayed(m, platform, name, step, value, steps, **kwargs):
 class SystolicArray(wiring.Component):
     """Grid of tiles with the skew that their edge registers ask for.
 
-    All columns of one activation vector come out together, ``latency`` = tile rows + tile columns + 1 steps after it went in: what a
-    tile on the left has ready early waits in a delay line below it. The sums are free of the offset that binary products carry: it
-    is taken away where partial sums enter at the top.
+    All columns of one activation vector come out together, ``latency`` = tile rows + tile columns + 1 steps after it
+    went in: what a tile on the left has ready early waits in a delay line below it. The sums are free of the offset
+    that binary products carry: it is taken away where partial sums enter at the top.
 
     Parameters
     ----------
@@ -34,7 +34,8 @@ class SystolicArray(wiring.Component):
     Members
     -------
     step : In(1). Advance; weight writes do not wait for it.
-    activations : In(signed(8)) for each row; ``valid``, ``switch`` (first vector of a weight subset) and ``address`` (WRF word) with them.
+    activations : In(signed(8)) for each row; ``valid``, ``switch`` (first vector of a weight subset) and ``address``
+        (WRF word) with them.
     write : In(1), ``write_groups`` : In(L/d), ``write_row``, ``write_address``: where to write a subvector of weights.
     weights, offsets : for each CRF port, the subvector that it drives to the groups g with g mod ports = port.
     sums : Out(psum_width) for each column, modulo 2**psum_width.

@@ -14,7 +14,8 @@ _BANK = 32
 
 
 class CodebookRegisterFile(wiring.Component):
-    """k codewords of d weights. A written codeword can be read in the next cycle (``latency`` = 1); reads are combinational.
+    """k codewords of d weights. A written codeword can be read in the next cycle (``latency`` = 1); reads are
+    combinational.
 
     Parameters
     ----------

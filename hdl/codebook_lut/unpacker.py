@@ -12,10 +12,11 @@ __all__ = ["Unpacker"]
 class Unpacker(wiring.Component):
     """Cuts a section of the stream into records, first record in the low bits of the first word.
 
-    A section begins at a word boundary. The record that is consumed while ``last`` is high ends it; what is left of its word is dropped,
-    and the word after it belongs to the next section.
+    A section begins at a word boundary. The record that is consumed while ``last`` is high ends it; what is left of its
+    word is dropped, and the word after it belongs to the next section.
 
-    Latency: while words keep coming, record i (from 0) is offered ``cycles(i)`` cycles after its section's first word was taken.
+    Latency: while words keep coming, record i (from 0) is offered ``cycles(i)`` cycles after its section's first word
+    was taken.
 
     Parameters
     ----------
@@ -43,7 +44,8 @@ class Unpacker(wiring.Component):
         )
 
     def cycles(self, record):
-        """Cycles from the first word to the offer of ``record``: one for each word that it needs, one for each record before it."""
+        """Cycles from the first word to the offer of ``record``: one for each word that it needs, one for each record
+        before it."""
         return max(record + 1, -(-(record + 1) * self.record_width // self.word_width))
 
     def elaborate(self, platform):

@@ -1,4 +1,5 @@
-"""Rebuild of weights from assignments: codebook look-up, masking, and compaction for sparse tiles (paper section 5.2, Fig. 6)."""
+"""Rebuild of weights from assignments: codebook look-up, masking, and compaction for sparse tiles (paper section 5.2,
+Fig. 6)."""
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
@@ -12,9 +13,11 @@ __all__ = ["VectorRebuild"]
 
 
 class VectorRebuild(wiring.Component):
-    """One CRF port: an entry {index, mask codes} and the codeword it names to the weights of one subvector. Combinational.
+    """One CRF port: an entry {index, mask codes} and the codeword it names to the weights of one subvector.
+    Combinational.
 
-    A dense tile gets all d weights, the masked ones as 0. A sparse tile gets only the Q weights that survive, and their offsets.
+    A dense tile gets all d weights, the masked ones as 0. A sparse tile gets only the Q weights that survive, and their
+    offsets.
 
     Parameters
     ----------

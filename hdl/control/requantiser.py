@@ -1,4 +1,5 @@
-"""Requantiser: partial sums to int8 by a scale and a bias for each output channel (our decision; the paper leaves it open)."""
+"""Requantiser: partial sums to int8 by a scale and a bias for each output channel (our decision; the paper leaves it
+open)."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
@@ -15,7 +16,8 @@ _WIDTH = 18  # bits of the scaled partial sum after saturation
 
 
 class Requantiser(wiring.Component):
-    """``value = clamp((((+-psum * (256 + mantissa)) >> shift) + bias + 32) >> 6, low, high)`` for one column. Combinational.
+    """``value = clamp((((+-psum * (256 + mantissa)) >> shift) + bias + 32) >> 6, low, high)`` for one column.
+    Combinational.
 
     The scaled partial sum saturates at 18 bits; ``low`` is 0 with ``relu``, else -128.
 
@@ -25,7 +27,8 @@ class Requantiser(wiring.Component):
 
     Members
     -------
-    psum : In(signed(psum_width)). ``scale`` : In(SCALE_LAYOUT). ``relu`` : In(1). ``high`` : In(7). ``value`` : Out(signed(8)).
+    psum : In(signed(psum_width)). ``scale`` : In(SCALE_LAYOUT). ``relu`` : In(1). ``high`` : In(7). ``value`` :
+        Out(signed(8)).
     """
 
     module_name = "requantiser"
@@ -66,7 +69,8 @@ class Requantiser(wiring.Component):
 
 
 class ScaleMemory(wiring.Component):
-    """``scale_depth`` vectors of one scale for each column, written a stream word at a time, read into a register with ``step``.
+    """``scale_depth`` vectors of one scale for each column, written a stream word at a time, read into a register with
+    ``step``.
 
     Latency: ``scales`` is the vector at ``address`` one step later.
 

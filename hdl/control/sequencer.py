@@ -32,10 +32,11 @@ def control_layout(config):
 
 
 class Sequencer(wiring.Component):
-    """One WRF word a step: pixels, then the B*D vectors of a pixel, dense passes, and the A output-channel groups innermost.
+    """One WRF word a step: pixels, then the B*D vectors of a pixel, dense passes, and the A output-channel groups
+    innermost.
 
-    Latency: the first step of a subset comes in the cycle after it was taken, the first of the next subset right after the last
-    of this one, if the activation file has its vector.
+    Latency: the first step of a subset comes in the cycle after it was taken, the first of the next subset right after
+    the last of this one, if the activation file has its vector.
 
     Parameters
     ----------
@@ -44,8 +45,10 @@ class Sequencer(wiring.Component):
     Members
     -------
     subset : In(stream of subset_layout). ``step`` : In(1). The array advances.
-    available : In(1); ``advance``, ``free``, ``rewind`` : Out(1). See :class:`~hdl.array.activation_file.ActivationFile`.
-    issue : Out(1), ``switch`` : Out(1), ``address`` : Out. To the array. ``control`` : Out(control_layout). To its bottom edge.
+    available : In(1); ``advance``, ``free``, ``rewind`` : Out(1). See
+        :class:`~hdl.array.activation_file.ActivationFile`.
+    issue : Out(1), ``switch`` : Out(1), ``address`` : Out. To the array. ``control`` : Out(control_layout). To its
+        bottom edge.
     """
 
     module_name = "sequencer"
@@ -129,7 +132,8 @@ class Sequencer(wiring.Component):
             ]
 
         control = self.control
-        # With one WRF word the operand registers hold the weights: the word is free once the first vector has gone through.
+        # With one WRF word the operand registers hold the weights: the word is free once the first vector has gone
+        # through.
         frees_entries = fresh_subset if config.wrf_depth == 1 else end
         m.d.comb += [
             control.valid.eq(self.issue),

@@ -1,4 +1,5 @@
-"""Weight loader: codebook, scales and weights of the next subset, while the array works on the present one (paper section 5.2)."""
+"""Weight loader: codebook, scales and weights of the next subset, while the array works on the present one (paper
+section 5.2)."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, enum, stream, wiring
@@ -38,13 +39,16 @@ class _State(enum.Enum, shape=3):
 class WeightLoader(wiring.Component):
     """Takes a command, then its part of the weight stream, and hands a loaded subset to the sequencer.
 
-    A subset's part of the stream is, in this order and each from a word boundary: ``codewords`` codewords, ``scales`` vectors of one
-    32-bit scale for each column, and for each of ``entries`` WRF words ``rows`` array rows from the top. A row is L/d packed entries
-    without gaps (compressed), or its weights as int8: as many whole subvectors as fit a word, or a subvector in several words.
+    A subset's part of the stream is, in this order and each from a word boundary: ``codewords`` codewords, ``scales``
+    vectors of one 32-bit scale for each column, and for each of ``entries`` WRF words ``rows`` array rows from the top.
+    A row is L/d packed entries without gaps (compressed), or its weights as int8: as many whole subvectors as fit a
+    word, or a subvector in several words.
 
-    WRF words and scale words are rings: a subset starts where the one before it ended, and waits until enough words are free.
+    WRF words and scale words are rings: a subset starts where the one before it ended, and waits until enough words are
+    free.
 
-    Latency: a weight is in the WRF two cycles after the word that completes it (one more in compressed mode, for the unpacker).
+    Latency: a weight is in the WRF two cycles after the word that completes it (one more in compressed mode, for the
+    unpacker).
 
     Parameters
     ----------

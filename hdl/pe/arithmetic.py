@@ -1,8 +1,8 @@
 """Products and column sums, as operators or as explicit bit heaps of full and half adders.
 
-Products are in **offset binary**: product + 2**15, an unsigned 16-bit number. Sums of them need no sign extension, and the
-Baugh-Wooley constant 2**15 drops out of every multiplier; the constant ``rows * 2**15`` that each column sum then carries is taken
-away once, where partial sums enter the top of the array (area study, section 0).
+Products are in **offset binary**: product + 2**15, an unsigned 16-bit number. Sums of them need no sign extension, and
+the Baugh-Wooley constant 2**15 drops out of every multiplier; the constant ``rows * 2**15`` that each column sum then
+carries is taken away once, where partial sums enter the top of the array (area study, section 0).
 """
 
 from amaranth.hdl import Cat, Const, Module, Signal, signed
@@ -18,7 +18,8 @@ PRODUCT_WIDTH = 16
 
 
 class FullAdder(wiring.Component):
-    """``2*co + s = a + b + ci``; synthesis maps it to the library's full-adder cell where there is one. Combinational."""
+    """``2*co + s = a + b + ci``; synthesis maps it to the library's full-adder cell where there is one.
+    Combinational."""
 
     module_name = "mvq_full_adder"
     latency = 0
@@ -88,9 +89,10 @@ def reduce_heap(m, platform, heap, width):
             adder = FullAdder() if len(inputs) == 3 else HalfAdder()
             place(m, platform, f"add_{position}_{count}", adder)
             count += 1
-            m.d.comb += [port.eq(bit) for port, (_, bit) in zip((adder.a, adder.b, getattr(adder, "ci", None)), inputs)]
+            ports = (adder.a, adder.b, adder.ci) if len(inputs) == 3 else (adder.a, adder.b)
+            m.d.comb += [port.eq(bit) for port, (_, bit) in zip(ports, inputs, strict=True)]
             time = max(time for time, _ in inputs) + 2
-            column = column[len(inputs) :] + [(time, adder.s)]
+            column = [*column[len(inputs) :], (time, adder.s)]
             carries.append((time, adder.co))
         total.append(column[0][1] if column else Const(ones, 1))
     return Cat(*total)

@@ -10,8 +10,8 @@ __all__ = ["MaskEncoder"]
 class MaskEncoder(wiring.Component):
     """Q cascaded zero counters: each finds the lowest one of the mask and clears it for the next. Combinational.
 
-    What is given is the offset ``e_i = position_i - i`` (0..M-N), which is all that a sparse row needs: the i-th of N sorted
-    positions cannot be below i nor above M-N+i.
+    What is given is the offset ``e_i = position_i - i`` (0..M-N), which is all that a sparse row needs: the i-th of N
+    sorted positions cannot be below i nor above M-N+i.
 
     Parameters
     ----------

@@ -13,12 +13,12 @@ __all__ = ["ProcessingElement"]
 class ProcessingElement(wiring.Component):
     """Zero-gated multiplier.
 
-    The weight and the activation of the *next* cycle are looked at: if either is zero, the operand registers hold their values, so the
-    multiplier does not toggle, and ``zero`` tells in the next cycle that the product is to be taken as 0. The operand register is
-    the current weight, which makes the paper's second WRF read port unnecessary.
+    The weight and the activation of the *next* cycle are looked at: if either is zero, the operand registers hold their
+    values, so the multiplier does not toggle, and ``zero`` tells in the next cycle that the product is to be taken as
+    0. The operand register is the current weight, which makes the paper's second WRF read port unnecessary.
 
-    With a WRF of one word (weight stationary) the weight register is loaded by ``switch`` only, so that the WRF word behind it is free
-    for the next weight.
+    With a WRF of one word (weight stationary) the weight register is loaded by ``switch`` only, so that the WRF word
+    behind it is free for the next weight.
 
     Latency: one cycle from ``weight``/``activation`` to ``product``/``zero``.
 

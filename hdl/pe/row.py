@@ -1,4 +1,5 @@
-"""One array row of a tile: d columns that share an activation, with a multiplier for each (dense) or for Q of them (sparse)."""
+"""One array row of a tile: d columns that share an activation, with a multiplier for each (dense) or for Q of them
+(sparse)."""
 
 from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import wiring
@@ -97,8 +98,9 @@ class DenseRow(Row):
 class SparseRow(Row):
     """Q multipliers for d columns, their products steered by the position file (MRF) beside the WRF (paper Tab. 2).
 
-    The MRF holds the offset e_q = position_q - q of each weight, so product q can reach only M-N+1 columns of its group: 52 instead of
-    64 crosspoints at 4:16. The MRF is read with the delayed select, and its decoder also forces gated products to zero.
+    The MRF holds the offset e_q = position_q - q of each weight, so product q can reach only M-N+1 columns of its
+    group: 52 instead of 64 crosspoints at 4:16. The MRF is read with the delayed select, and its decoder also forces
+    gated products to zero.
     """
 
     def __init__(self, config):

@@ -1,4 +1,5 @@
-"""Combinational tile of ``tile_rows`` rows by d columns with registers at its left and bottom edges (paper section 5.1)."""
+"""Combinational tile of ``tile_rows`` rows by d columns with registers at its left and bottom edges (paper section
+5.1)."""
 
 from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import wiring
@@ -15,8 +16,8 @@ __all__ = ["Tile"]
 class Tile(wiring.Component):
     """``tile_rows`` x d dense or sparse tile.
 
-    Latency: an activation passes on to the right after ``latency_right`` = 1 step, and is in ``psums_out`` after ``latency`` = 3 steps
-    (edge register, operand register, psum register). ``psums_in`` must be valid in the third.
+    Latency: an activation passes on to the right after ``latency_right`` = 1 step, and is in ``psums_out`` after
+    ``latency`` = 3 steps (edge register, operand register, psum register). ``psums_in`` must be valid in the third.
 
     Parameters
     ----------

@@ -28,7 +28,8 @@ def conv(name, source, channels, kernel=3, stride=1, padding=1, groups=1, activa
 
 
 def graph():
-    """Convolutions (dense, compressed, with padded channels, depthwise), a padded and sliced shortcut, every pool, a classifier."""
+    """Convolutions (dense, compressed, with padded channels, depthwise), a padded and sliced shortcut, every pool, a
+    classifier."""
     pool = {"kernel": [2, 2], "stride": [2, 2], "padding": [0, 0, 0, 0]}
     return Graph(
         [

@@ -134,17 +134,17 @@ def test_one_altered_bit(saved):
     content = bytearray((saved / "tensors.safetensors").read_bytes())
     content[-1] ^= 1
     (saved / "tensors.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match="tensors.safetensors: is truncated or was altered"):
+    with pytest.raises(CheckpointError, match=r"tensors.safetensors: is truncated or was altered"):
         Checkpoint.load(saved)
 
 
 def test_altered_manifest(saved):
     path = saved / "manifest.json"
     path.write_text(path.read_text().replace('"relu6"', '"relu"'))
-    with pytest.raises(CheckpointError, match="manifest.json: was altered"):
+    with pytest.raises(CheckpointError, match=r"manifest.json: was altered"):
         Checkpoint.load(saved)
     path.write_text(path.read_text().replace('"seed": 0', '"seed": NaN'))
-    with pytest.raises(CheckpointError, match="manifest.json: is truncated or no JSON .NaN"):
+    with pytest.raises(CheckpointError, match=r"manifest.json: is truncated or no JSON .NaN"):
         Checkpoint.load(saved)
 
 

@@ -89,7 +89,7 @@ def test_illegal_nodes():
         graph(Node("a", "avg_pool", ("x",), {"kernel": [2, 2], "stride": [2, 2], "padding": [1, 1, 1, 1]}))
     with pytest.raises(GraphError, match="must be below the kernel"):
         graph(Node("a", "max_pool", ("x",), {"kernel": [2, 2], "stride": [2, 2], "padding": [2, 0, 0, 0]}))
-    with pytest.raises(GraphError, match=r"rows = \[3, 9, 1\] must be \[start, stop, step\] with start < stop <= 8"):
+    with pytest.raises(GraphError, match=r"rows = \[3, 9, 1\] must be \[start, stop, step\], start < stop <= 8"):
         graph(Node("a", "slice", ("x",), {"channels": [0, 4, 1], "rows": [3, 9, 1], "columns": [0, 6, 1]}))
     with pytest.raises(GraphError, match="in_features = 5, but its input has the shape"):
         graph(Node("a", "linear", ("x",), {"in_features": 5, "out_features": 1, "activation": "none"}))

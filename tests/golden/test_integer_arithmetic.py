@@ -139,12 +139,12 @@ def test_t_saturates_to_18_bits():
 
 def test_what_a_word_cannot_say():
     with pytest.raises(
-        MvqError, match="layer 'a': channel 1 multiplies its sum by -8 output steps, but must stay below 7.98"
+        MvqError, match=r"layer 'a': channel 1 multiplies its sum by -8 output steps, but must be below 7.98"
     ):
         Requantisation.from_real([0.1, -8.0], 0.0, "none", 1.0, "layer 'a'")
     with pytest.raises(MvqError, match="the bias of channel 2 is not finite"):
         Requantisation.from_real(0.1, [0, 0, np.nan], "none", 1.0)
-    with pytest.raises(MvqError, match="the scale of its output is 0.0"):
+    with pytest.raises(MvqError, match=r"the scale of its output is 0.0"):
         Requantisation.from_real(0.1, 0, "none", 0.0)
 
 

@@ -1,4 +1,5 @@
-"""Schedule, packed streams and lowering: what the array is fed adds up to the integer network, and what cannot run is refused."""
+"""Schedule, packed streams and lowering: what the array is fed adds up to the integer network, and what cannot run is
+refused."""
 
 import dataclasses
 
@@ -26,7 +27,8 @@ def images():
 
 
 def array(variant, **changes):
-    """A 16x32 array that the small network fits: the distinct vectors of its masked layers are the codebook of EWS-C."""
+    """A 16x32 array that the small network fits: the distinct vectors of its masked layers are the codebook of
+    EWS-C."""
     return preset(variant, 16, 32, **{"codewords": 2048, **changes} if variant == "ews-c" else changes)
 
 
@@ -140,7 +142,8 @@ def test_what_cannot_run_is_refused_with_layer_reason_and_legal(networks, calibr
 
 def test_psum_overflow_is_refused_exactly_at_the_bound(networks, calibration):
     lowered = lower(networks.checkpoint(), calibration, preset("ews-cms", 4, 16, psum_width=32))
-    low, high = map(max, zip(*((-layer.psum_bound[0] - 1, layer.psum_bound[1]) for layer in lowered.layers.values())))
+    bounds = [(-layer.psum_bound[0] - 1, layer.psum_bound[1]) for layer in lowered.layers.values()]
+    low, high = map(max, zip(*bounds, strict=True))
     needed = max(low, high).bit_length() + 1
     lower(networks.checkpoint(), calibration, preset("ews-cms", 4, 16, psum_width=needed))
     with pytest.raises(LoweringError, match=f"psum_width >= {needed}"):
@@ -151,7 +154,7 @@ def test_a_compressed_grouped_layer_is_refused(networks, calibration):
     checkpoint = networks.checkpoint()
     rng = np.random.default_rng(0)
     checkpoint.layers["depthwise"] = networks.mvq_layer(rng, (20, 1, 3, 3), "other")
-    with pytest.raises(LoweringError, match="'depthwise'.*20 groups.*dense int8"):
+    with pytest.raises(LoweringError, match=r"'depthwise'.*20 groups.*dense int8"):
         lower(checkpoint, calibration, preset("ews-cms", 16))
 
 

@@ -45,7 +45,7 @@ def test_value_that_does_not_fit(value, width):
 def test_bad_arguments():
     with pytest.raises(MvqError, match="must be integers, not float64"):
         pack_bits(np.array([1.0]), 4)
-    with pytest.raises(MvqError, match="width = 65: .* nearest legal value is 64"):
+    with pytest.raises(MvqError, match=r"width = 65: .* nearest legal value is 64"):
         pack_bits(np.array([1]), 65)
     with pytest.raises(MvqError, match="4 values of 20 bits fill 2 words, not 1"):
         unpack_bits(np.zeros(1, np.uint64), 20, 4)
