@@ -168,6 +168,17 @@ def compare(
         screen.print(f"picture: {out}.png")
 
 
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo makes.")] = Path("out/demo"),
+):
+    """Train, compress, generate, simulate and measure: the whole way on handwritten digits."""
+
+    from mvq.demo import run_demo
+
+    run_demo(out)
+
+
 def main():
     """Entry point: an error that the user can mend is one red sentence and exit code 2."""
     try:

@@ -229,19 +229,18 @@ def run_demo(out, settings=None, console=None):
 
 def _areas(steps, settings, config, out):
     """Area of the six variants at the size of the demo's array."""
-    from synth.area import area_report, save_report
-    from synth.plots import bars
+    from synth.area import area_report, draw_areas, save_report
 
     configs = [preset(variant, config.rows) for variant in VARIANTS]
     with steps.step(f"area of all six variants at {config.rows}x{config.columns}") as progress:
         report = area_report(configs, settings.liberty, progress=progress)
     save_report(report, out / "area.json")
-    bars([(settings.liberty, report)], out / "area.png")
+    draw_areas([report], out / "area.png")
     return report
 
 
 def _last_screen(console, out, config, report, design_files):
-    from synth.tables import area_table
+    from synth.area import area_table
 
     console.print(area_table(report["area"]))
     table = Table(title="Layers on the Verilog, every value equal to golden", show_edge=False)
