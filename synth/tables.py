@@ -22,6 +22,10 @@ def _area(value):
     return f"{value:,.0f}"
 
 
+def _thousands(value):
+    return f"{value / 1000:,.0f}" if value >= 100_000 else f"{value / 1000:.2f}"
+
+
 def _percent(value):
     return "" if value is None else f"{value:+.1%}"
 
@@ -44,6 +48,7 @@ def area_table(report):
         box=box.SIMPLE_HEAD,
         padding=0,
         show_edge=False,
+        min_width=79,
     )
     headings = ["variant", *(["size"] if len(sizes) > 1 else []), *(_HEADINGS.get(block, block) for block in blocks)]
     for name in (*headings, "total", "kGE", "FF", "vs\nEWS"):
@@ -54,7 +59,7 @@ def area_table(report):
             *([f"{row['rows']}x{row['columns']}"] if len(sizes) > 1 else []),
             *(_area(row["blocks"].get(block, 0)) for block in blocks),
             _area(row["total_um2"]),
-            f"{row['gate_equivalents'] / 1000:,.0f}",
+            _thousands(row["gate_equivalents"]),
             f"{row['sequential_share']:.0%}",
             _percent(row["vs_ews"]),
         )
