@@ -203,7 +203,7 @@ def _adder_map(liberty):
 
 
 def _enable_map():
-    """Verilog for techmap: a synchronous reset moves into data and enable, as Yosys's clockgate pass would drop it."""
+    """Verilog for techmap: a synchronous reset moves into data and enable, or Yosys would not gate that register."""
     text = []
     for clock in "NP":
         for reset in "NP":
