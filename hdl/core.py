@@ -175,7 +175,7 @@ class Core(wiring.Component):
                 m.d.sync += [out_final.eq(bottom.final), out_relu.eq(bottom.relu), out_high.eq(bottom.high)]
         payload = self.ofmap.payload
         for column in range(config.columns):
-            requantiser = place(m, platform, f"requantiser_{column}", Requantiser(config.psum_width))
+            requantiser = place(m, platform, f"requantiser_{column}", Requantiser(config.psum_width, config.arithmetic))
             m.d.comb += [
                 requantiser.psum.eq(out_psums[column]),
                 requantiser.scale.eq(scales.scales.word_select(column, 32)),

@@ -39,7 +39,7 @@ UNITS = {
     "sequencer": (Sequencer, None),
     "activation_file": (ActivationFile, None),
     "partial_sum_file": (PartialSumFile, None),
-    "requantiser": (lambda config: Requantiser(config.psum_width), None),
+    "requantiser": (lambda config: Requantiser(config.psum_width, config.arithmetic), None),
 }
 
 

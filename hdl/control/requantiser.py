@@ -6,6 +6,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from ..pe.arithmetic import reduce_heap
+
 __all__ = ["SCALE_LAYOUT", "Requantiser", "ScaleMemory"]
 
 #: one scale word: |scale| = (256 + mantissa) / 2**(shift + 6), bias in 1/64 of an output step.
@@ -24,6 +26,7 @@ class Requantiser(wiring.Component):
     Parameters
     ----------
     psum_width : bits of ``psum``.
+    arithmetic : ``behavioural`` or ``bit_heap``, for the product.
 
     Members
     -------
@@ -34,8 +37,8 @@ class Requantiser(wiring.Component):
     module_name = "requantiser"
     latency = 0
 
-    def __init__(self, psum_width):
-        self.psum_width = psum_width
+    def __init__(self, psum_width, arithmetic="behavioural"):
+        self.psum_width, self.arithmetic = psum_width, arithmetic
         super().__init__(
             {
                 "psum": In(signed(psum_width)),
@@ -48,7 +51,6 @@ class Requantiser(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        magnitude = Signal(signed(self.psum_width + 1))
         product = Signal(signed(self.psum_width + 10))
         shifted = Signal.like(product)
         scaled = Signal(signed(_WIDTH))
@@ -56,8 +58,7 @@ class Requantiser(wiring.Component):
         rounded = Signal(signed(_WIDTH + 1 - _FRACTION))
         low, high = Signal(signed(8)), Signal(signed(8))
         m.d.comb += [
-            magnitude.eq(Mux(self.scale.negative, -self.psum, self.psum)),
-            product.eq(magnitude * Cat(self.scale.mantissa, Const(1, 1))),
+            product.eq(self._product(m, platform)),
             shifted.eq(product >> self.scale.shift),
             scaled.eq(Mux(shifted >= limit, limit - 1, Mux(shifted < -limit, -limit, shifted))),
             rounded.eq((scaled + self.scale.bias + (1 << (_FRACTION - 1))) >> _FRACTION),
@@ -66,6 +67,31 @@ class Requantiser(wiring.Component):
             self.value.eq(Mux(rounded > high, high, Mux(rounded < low, low, rounded))),
         ]
         return m
+
+    def _product(self, m, platform):
+        """``+-psum * (256 + mantissa)``."""
+        multiplier = Cat(self.scale.mantissa, Const(1, 1))
+        if self.arithmetic == "behavioural":
+            magnitude = Signal(signed(self.psum_width + 1))
+            m.d.comb += magnitude.eq(Mux(self.scale.negative, -self.psum, self.psum))
+            return magnitude * multiplier
+        # -psum = ~psum + 1, so the negative product is ~psum * multiplier + multiplier. The sign bit of each row counts
+        # negative: it enters inverted, and the constants that this asks for add up to one.
+        width, top = self.psum_width + 10, self.psum_width - 1
+        chosen = Signal(self.psum_width)
+        m.d.comb += chosen.eq(self.psum ^ self.scale.negative.replicate(self.psum_width))
+        heap = [[] for _ in range(width)]
+        constant = 0
+        for row, bit in enumerate(multiplier):
+            heap[row].append(bit & self.scale.negative)
+            for column in range(top):
+                heap[row + column].append(bit & chosen[column])
+            heap[row + top].append(~(bit & chosen[top]))
+            constant -= 1 << (row + top)
+        for position in range(width):
+            if constant >> position & 1:
+                heap[position].append(1)
+        return reduce_heap(m, platform, heap, width).as_signed()
 
 
 class ScaleMemory(wiring.Component):
