@@ -1,0 +1,1 @@
+"""Verilog against golden: simulators, testbenches, and their tests."""
