@@ -239,6 +239,8 @@ def _commands(folder, liberty, policy, has_children, keep):
         commands += [
             f"techmap -map {quote(folder / 'enables.v')}",
             "simplemap",
+            "opt_merge",
+            "opt_clean",  # one name for one enable, by which clockgate makes its groups
             f"clockgate {library} -min_net_size {policy.gated_bits}",
         ]
     commands += [

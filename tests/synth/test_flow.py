@@ -71,6 +71,7 @@ def test_adders_become_cells_unless_an_input_is_constant(netlist):
 
 def test_enables_become_clock_gates(netlist, nangate45):
     assert netlist.modules["store"].cells["CLKGATE_X1"] == 1
+    assert netlist.modules["counter"].cells["CLKGATE_X1"] == 1  # though its reset works without the enable
     assert "MUX2_X1" not in netlist.modules["store"].cells
     plain = synthesise(DESIGN, "top", nangate45, Policy(register_files="flip_flop"))
     assert "CLKGATE_X1" not in plain.cells
