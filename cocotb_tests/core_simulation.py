@@ -24,8 +24,8 @@ class JobResult:
     Attributes
     ----------
     name : the job's name.
-    outputs : for each of its subsets, (psums, values): psums int64 (pixels, A, L), values int8 of the same shape, or None
-        where the subset is not final.
+    outputs : for each of its subsets, (psums, values): psums int64 (pixels, A, L), values int8 of that shape, or
+        None unless final.
     cycles : from the one in which the first command is taken to the one in which the last ofmap vector is taken, both
         included.
     """
@@ -136,8 +136,8 @@ class CoreSimulation:
 
         Raises
         ------
-        SimulationError : the simulator crashed or hung, no stream moved, or streams did not end together; with the tail of
-            its log.
+        SimulationError : the simulator crashed or hung, no stream moved, or streams did not end together; with the tail
+            of its log.
         """
         if self._simulation is None:
             self.build()

@@ -1,7 +1,7 @@
 """cocotb testbench of the core: drives the jobs of a file and writes down what comes out.
 
-It runs in the simulator's process. One loop makes the clock and serves all streams, without a coroutine for each: a cycle
-is two waits, and only handshake lines are touched in every one of them.
+It runs in the simulator's process. One loop makes the clock and serves all streams, without a coroutine for each: a
+cycle is two waits, and only handshake lines are touched in every one of them.
 """
 
 import itertools
