@@ -126,7 +126,7 @@ def _with_progress(title, work):
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
-    console.print(title)
+    console.print(title, soft_wrap=True, highlight=False)
     with Progress(*columns, console=console, transient=True) as bars:
         tasks = {
             "generate": bars.add_task("generating Verilog", total=None),
