@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cocotb_tests.bits import numbers, rows, rows_of_integers
 from cocotb_tests.simulators import Simulation
 from hdl.config import MvqError
 from hdl.verilog import generate
@@ -78,19 +79,6 @@ def compare(layer, runs, outputs):
                 place = tuple(int(at) for at in differ[0])
                 where = layer.locate(run.subset, *place)
                 raise MismatchError(where, what, int(verilog[place]), int(golden[place]), len(differ), golden.size)
-
-
-def _bits(values, width):
-    """Rows of two's complement numbers (n, count) as packed bits, first number lowest, most significant bit first."""
-    digits = (values[:, ::-1, None] >> np.arange(width - 1, -1, -1)) & 1
-    return np.packbits(digits.astype(np.uint8).reshape(len(values), values.shape[1] * width), axis=1)
-
-
-def _signed(digits, count, width):
-    """Inverse of :func:`_bits`: bits (n, count*width) to int64 (n, count)."""
-    weights = 1 << np.arange(width - 1, -1, -1, dtype=np.int64)
-    weights[0] = -weights[0]
-    return (digits.reshape(len(digits), count, width) @ weights)[:, ::-1]
 
 
 class CoreSimulation:
@@ -177,26 +165,21 @@ class CoreSimulation:
         """Payloads of the input streams as rows of packed bits."""
         config = self.config
         width = sum(bits for _, bits in config.command_fields)
-        commands = np.array([list(run.command.to_bytes(-(-width // 8))) for run in runs], np.uint8).reshape(
-            len(runs), -1
-        )
-        digits = np.unpackbits(commands, axis=1)[:, -width:]
         psums = [run.psum_in.reshape(-1, config.columns) for run in runs if run.psum_in is not None]
         psums = np.concatenate(psums) if psums else np.zeros((0, config.columns), np.int64)
         return {
-            "command": np.packbits(digits, axis=1),
+            "command": rows_of_integers([run.command for run in runs], width),
             "weights": np.concatenate([run.words for run in runs]).astype(">u8").view(np.uint8).reshape(-1, 8),
             "ifmap": np.concatenate([run.ifmap for run in runs]).astype(np.int8).view(np.uint8)[:, ::-1],
-            "psum_in": _bits(psums, config.psum_width),
+            "psum_in": rows(psums, config.psum_width),
         }
 
     def _outputs(self, runs, packed):
         """(psums, values) of each run from rows of ofmap vectors: values in the low bits, partial sums, ``final``."""
         columns, width = self.config.columns, self.config.psum_width
-        digits = np.unpackbits(packed, axis=1, count=columns * (8 + width) + 1)
-        final = digits[:, 0].astype(bool)
-        psums = _signed(digits[:, 1 : 1 + columns * width], columns, width)
-        values = _signed(digits[:, 1 + columns * width :], columns, 8).astype(np.int8)
+        values = numbers(packed, columns, 8).astype(np.int8)
+        psums = numbers(packed, columns, width, start=columns * 8)
+        final = numbers(packed, 1, 1, start=columns * (8 + width), signed=False)[:, 0]
         outputs, start = [], 0
         for run in runs:
             shape = run.psums.shape

@@ -212,6 +212,7 @@ class Simulation:
         if simulator not in ("verilator", "icarus"):
             raise MvqError(f"simulator = {simulator!r}: must be 'verilator' or 'icarus'")
         self.design, self.build_dir, self.simulator = design, Path(build_dir).resolve(), simulator
+        self._objects = self.build_dir / "compiled"
 
     def _runner(self):
         if self.simulator == "icarus":
@@ -264,11 +265,14 @@ class Simulation:
         with open(self.build_dir / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             stamp, key = self.build_dir / "built", self.key
-            if stamp.is_file() and stamp.read_text() == key:
+            product = self._objects / (BENCH if self.simulator == "verilator" else "sim.vvp")
+            if product.is_file() and stamp.is_file() and stamp.read_text() == key:
                 return
             stamp.unlink(missing_ok=True)
             found = self._runner()
-            source, bench = self.build_dir / f"{self.design.top}.v", self.build_dir / f"{BENCH}.v"
+            shutil.rmtree(self._objects, ignore_errors=True)  # make does not notice that flags have changed
+            self._objects.mkdir()
+            source, bench = self._objects / f"{self.design.top}.v", self._objects / f"{BENCH}.v"
             source.write_text(self.design.text)
             bench.write_text(self._bench())
             log = self.build_dir / "build.log"
@@ -277,7 +281,7 @@ class Simulation:
                     sources=[source, bench],
                     hdl_toplevel=BENCH,
                     build_args=_VERILATOR_ARGUMENTS.split() if self.simulator == "verilator" else [],
-                    build_dir=self.build_dir,
+                    build_dir=self._objects,
                     always=True,
                     timescale=("1ns", "1ps"),
                     log_file=log,
@@ -308,7 +312,7 @@ class Simulation:
                 test_module=module,
                 hdl_toplevel=BENCH,
                 hdl_toplevel_lang="verilog",
-                build_dir=self.build_dir,
+                build_dir=self._objects,
                 test_dir=folder,
                 results_xml=str(results),
                 plusargs=list(plusargs),
