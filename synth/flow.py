@@ -39,8 +39,8 @@ class Policy:
         enable, where the library has such a cell; ``flip_flop`` gives each flip-flop a multiplexer for its enable.
     gated_bits : smallest group that gets a clock-gating cell.
     abc_script : technology mapping.
-    arithmetic : what the generated Verilog spells its sums and products as; ``bit_heap`` maps to the library's adder cells
-        and is far below what Yosys makes of ``behavioural`` operators. Equal to the bit.
+    arithmetic : what the generated Verilog spells its sums and products as; ``bit_heap`` maps to the library's adder
+        cells and is far below what Yosys makes of ``behavioural`` operators. Equal to the bit.
     """
 
     register_files: Literal["clock_gated", "flip_flop"] = "clock_gated"
