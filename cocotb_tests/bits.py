@@ -50,7 +50,7 @@ def rows_of_text(text, width):
 
 
 def numbers(packed, count, width, *, start=0, signed=True):
-    """Inverse of :func:`rows`: ``count`` numbers of ``width`` bits, from bit ``start`` of a row on; int64 (n, count)."""
+    """Inverse of :func:`rows`: ``count`` numbers of ``width`` bits, from bit ``start`` on; int64 (n, count)."""
     digits = np.unpackbits(packed, axis=1)
     end = digits.shape[1] - start
     digits = digits[:, end - count * width : end].reshape(len(packed), count, width)

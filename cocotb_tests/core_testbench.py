@@ -46,7 +46,7 @@ async def run_jobs(dut):
     dice = random.Random(options["seed"]).random
     progress = Progress(arguments["progress"])
     clk, busy, half = dut.clk, dut.busy, Timer(1, "ns")
-    await half  # what is written before the initial values of Verilog takes no effect in Icarus
+    await half  # in Icarus, what is written at time 0 does not reach every process of the design
     drivers = [StreamDriver(dut, name, options["stall"], dice) for name in _INPUTS]
     monitor = StreamMonitor(dut, "ofmap", options["stall"], dice)
     command = drivers[0]

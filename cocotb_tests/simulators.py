@@ -224,17 +224,27 @@ class Simulation:
         found.extra_environment = {name: environment[name] for name in ("VERILATOR_ROOT", "PATH", "MAKEFLAGS")}
         return found
 
+    @property
+    def _header(self):
+        """Port names of the design, as its Verilog declares them."""
+        header = re.search(rf"^module {self.design.top}\(([^;]*)\);$", self.design.text, flags=re.MULTILINE)
+        return [name.strip() for name in header[1].split(",")]
+
+    @property
+    def clocked(self):
+        """True when the design has a clock."""
+        return "clk" in self._header
+
     def _bench(self):
         """Verilog of the top that cocotb sees: the design, a variable for each input and a wire for each output."""
-        top, lines = self.design.top, []
-        header = re.search(rf"^module {top}\((.*)\);$", self.design.text, flags=re.MULTILINE)[1].split(", ")
+        top, lines, header = self.design.top, [], self._header
         ports = [(name, "input", 1) for name in ("clk", "rst") if name in header]
         ports += [(port["name"], port["direction"], port["width"]) for port in self.design.sidecar["ports"]]
         for name, direction, width in ports:
-            kind, start, access = ("reg", " = 0", "rw") if direction == "input" else ("wire", "", "rd")
+            kind, access = ("reg", "rw") if direction == "input" else ("wire", "rd")
             size = f" [{width - 1}:0]" if width > 1 else ""  # cocotb reads a scalar faster than a vector of one bit
-            lines.append(f"  {kind}{size} {name} /*verilator public_flat_{access}*/{start};")
-        connections = ", ".join(f".{name.strip()}({name.strip()})" for name in header)
+            lines.append(f"  {kind}{size} {name} /*verilator public_flat_{access}*/;")
+        connections = ", ".join(f".{name}({name})" for name in header)
         return "\n".join([f"module {BENCH};", *lines, f"  {top} {top} ({connections});", "endmodule", ""])
 
     @property

@@ -1,7 +1,7 @@
 """Driver and monitor of a stream, for testbenches that make their own clock.
 
-They are plain objects that one loop calls in every cycle, first ``drive`` and then, when the inputs have settled and before
-the clock rises, ``sample``: a coroutine for each would take most of the simulation's time.
+They are plain objects that one loop calls in every cycle, first ``drive`` and then, when the inputs have settled and
+before the clock rises, ``sample``: a coroutine for each would take most of the simulation's time.
 """
 
 from cocotb.handle import Immediate
@@ -26,7 +26,7 @@ class StreamDriver:
         self.name, self.stall, self.dice = name, stall, dice
         self.valid, self.ready = getattr(dut, f"{name}__valid"), getattr(dut, f"{name}__ready")
         self.payload = getattr(dut, f"{name}__payload")
-        self.valid.value = LOW
+        self.valid.value, self.payload.value = LOW, LOW
         self.high = self.offering = False
         self.left, self.payloads = 0, iter(())
 

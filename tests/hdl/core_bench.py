@@ -12,14 +12,17 @@ from hdl.core import Core
 def simulate(config, runs, stall=0.0, seed=0):
     """Feed ``runs`` (a list of SubsetRun) to a core; returns (outputs, cycles).
 
-    ``outputs`` is a list of (psums, values) arrays, int64 (pixels, A, L); ``cycles`` counts from the first command taken to the last ofmap
-    vector taken. ``stall`` is the chance that a stream waits in a cycle.
+    ``outputs`` is a list of (psums, values) arrays, int64 (pixels, A, L); ``cycles`` counts from the first command
+    taken to the last ofmap vector taken. ``stall`` is the chance that a stream waits in a cycle.
     """
     core = Core(config)
     sim = Simulator(core)
     sim.add_clock(1e-6)
     dice = random.Random(seed)
-    stalls = lambda: dice.random() < stall  # noqa: E731
+
+    def stalls():
+        return dice.random() < stall
+
     span = {}
 
     async def feed(ctx, port, payloads):
