@@ -23,10 +23,10 @@ BLOCKS = {
     "loader.crf": "codebook",
     "prf": "prf/arf",
     "arf": "prf/arf",
-    "scales": "requantisation",
+    "scale_memory": "requantisation",
     "requantiser_*": "requantisation",
     "sequencer": "control",
-    "control": "control",
+    "control_delay": "control",
 }
 
 
@@ -91,9 +91,9 @@ class Core(wiring.Component):
         arf = place(m, platform, "arf", ActivationFile(config))
         array = place(m, platform, "array", SystolicArray(config))
         prf = place(m, platform, "prf", PartialSumFile(config))
-        scales = place(m, platform, "scales", ScaleMemory(config))
+        scales = place(m, platform, "scale_memory", ScaleMemory(config))
         layout = control_layout(config)
-        delay = place(m, platform, "control", Delay(layout.size, config.latency, reset=True))
+        delay = place(m, platform, "control_delay", Delay(layout.size, config.latency, reset=True))
         bottom = Signal(layout)  # control of the column sums that are at the bottom of the array now
 
         # The whole pipeline stands still while an ofmap vector waits, or a partial sum to accumulate is missing.

@@ -43,6 +43,11 @@ class Unpacker(wiring.Component):
             }
         )
 
+    @property
+    def latency(self):
+        """Cycles from the first word of a section to the offer of its first record."""
+        return self.cycles(0)
+
     def cycles(self, record):
         """Cycles from the first word to the offer of ``record``: one for each word that it needs, one for each record
         before it."""

@@ -82,7 +82,7 @@ class Row(wiring.Component):
 
 
 class DenseRow(Row):
-    """d multipliers for d columns. A gated product is forced to zero, which is 2**15 in offset binary."""
+    """d multipliers for d columns. A gated product is forced to zero, which is 2**15 in offset binary. Latency: see :class:`Row`."""
 
     def __init__(self, config):
         super().__init__(config, "dense_row")
@@ -101,6 +101,7 @@ class SparseRow(Row):
     The MRF holds the offset e_q = position_q - q of each weight, so product q can reach only M-N+1 columns of its
     group: 52 instead of 64 crosspoints at 4:16. The MRF is read with the delayed select, and its decoder also forces
     gated products to zero.
+    Latency: see :class:`Row`.
     """
 
     def __init__(self, config):

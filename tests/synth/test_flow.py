@@ -7,8 +7,8 @@ import sys
 import pytest
 from tiny_library import FLIP_FLOP, NAND, write_library
 
+from cocotb_tests.simulators import find_icarus
 from hdl.config import MvqError
-from mvq.tools import find_icarus
 from synth.flow import Policy, synthesise, synthesise_all
 from synth.liberty import read_liberty, resolve_liberty
 from synth.yosys import SynthesisError, run_yosys

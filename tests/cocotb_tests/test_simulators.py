@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-from mvq import tools
-from mvq.tools import ToolMissingError, find_icarus, find_verilator, icarus_version, verilator_version
+from cocotb_tests import simulators
+from cocotb_tests.simulators import ToolMissingError, find_icarus, find_verilator, icarus_version, verilator_version
 
 
 def test_versions():
@@ -37,7 +37,7 @@ def test_missing_icarus(monkeypatch, tmp_path):
 
 
 def test_missing_verilator(monkeypatch):
-    monkeypatch.setattr(tools, "_package_folder", lambda name: None)
+    monkeypatch.setattr(simulators, "_package_folder", lambda name: None)
     with pytest.raises(ToolMissingError, match="Verilator is not installed: `make setup` installs it"):
         find_verilator()
 

@@ -1,0 +1,35 @@
+"""The numbers in the README are those of the committed results."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def _generator():
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_agree_with_the_results():
+    text = (ROOT / "README.md").read_text()
+    assert _generator().fill(text) == text, "run python docs/generate.py"
+
+
+def test_a_changed_number_is_noticed():
+    text = (ROOT / "README.md").read_text()
+    report = json.loads((ROOT / "docs" / "results" / "area.json").read_text())
+    number = f"{report['rows'][0]['total_um2']:,.0f}"
+    assert number in text
+    assert _generator().fill(text.replace(number, "1")) == text
+
+
+def test_linked_files_exist():
+    import re
+
+    text = (ROOT / "README.md").read_text()
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (ROOT / link).exists(), link
