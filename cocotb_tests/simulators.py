@@ -124,8 +124,12 @@ def _version(command, pattern, env=None):
 
 
 def verilator_version():
-    """Version of Verilator, e.g. ``5.048``; raises as :func:`find_verilator` does."""
-    return _version(["verilator", "--version"], r"Verilator (\S+)", find_verilator())
+    """Version of Verilator's package, e.g. ``5.48.0`` (the program in it was built without one).
+
+    Raises as :func:`find_verilator` does.
+    """
+    find_verilator()
+    return version("verilator")
 
 
 def icarus_version():

@@ -139,7 +139,7 @@ class Core(wiring.Component):
             sequencer.step.eq(step),
             array.step.eq(step),
             array.valid.eq(sequencer.issue),
-            array.switch.eq(sequencer.issue & sequencer.switch),
+            array.swap.eq(sequencer.issue & sequencer.swap),
             array.address.eq(sequencer.address),
             *(to.eq(value) for to, value in zip(array.activations, arf.activations, strict=True)),
             delay.step.eq(step),

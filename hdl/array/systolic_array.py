@@ -34,7 +34,7 @@ class SystolicArray(wiring.Component):
     Members
     -------
     step : In(1). Advance; weight writes do not wait for it.
-    activations : In(signed(8)) for each row; ``valid``, ``switch`` (first vector of a weight subset) and ``address``
+    activations : In(signed(8)) for each row; ``valid``, ``swap`` (first vector of a weight subset) and ``address``
         (WRF word) with them.
     write : In(1), ``write_groups`` : In(L/d), ``write_row``, ``write_address``: where to write a subvector of weights.
     weights, offsets : for each CRF port, the subvector that it drives to the groups g with g mod ports = port.
@@ -49,7 +49,7 @@ class SystolicArray(wiring.Component):
             "step": In(1),
             "activations": In(signed(8)).array(config.rows),
             "valid": In(1),
-            "switch": In(1),
+            "swap": In(1),
             "address": In(config.entry_address_width),
             "write": In(1),
             "write_groups": In(config.groups),
@@ -76,7 +76,7 @@ class SystolicArray(wiring.Component):
 
         tiles = {}
         for tr in range(tile_rows):
-            control = Cat(self.valid, self.switch)
+            control = Cat(self.valid, self.swap)
             data = Cat(self.address, *(self.activations[tr * height + r] for r in range(height)))
             control = _delayed(m, platform, f"skew_control_{tr}", self.step, control, tr, reset=True)
             data = _delayed(m, platform, f"skew_{tr}", self.step, data, tr)
@@ -95,14 +95,12 @@ class SystolicArray(wiring.Component):
                 if config.tile == "sparse":
                     m.d.comb += tile.offsets.eq(self.offsets[tc % config.crf_read_ports])
                 if tc == 0:
-                    m.d.comb += Cat(tile.valid, tile.switch).eq(control)
+                    m.d.comb += Cat(tile.valid, tile.swap).eq(control)
                     m.d.comb += tile.address.eq(address)
                     m.d.comb += Cat(*tile.activations).eq(activations)
                 else:
                     left = tiles[tr, tc - 1]
-                    m.d.comb += [
-                        getattr(tile, n).eq(getattr(left, f"{n}_right")) for n in ("valid", "switch", "address")
-                    ]
+                    m.d.comb += [getattr(tile, n).eq(getattr(left, f"{n}_right")) for n in ("valid", "swap", "address")]
                     m.d.comb += [a.eq(b) for a, b in zip(tile.activations, left.activations_right, strict=True)]
                 for column in range(d):
                     above = offset_constant if tr == 0 else tiles[tr - 1, tc].psums_out[column]

@@ -47,7 +47,7 @@ class Sequencer(wiring.Component):
     subset : In(stream of subset_layout). ``step`` : In(1). The array advances.
     available : In(1); ``advance``, ``free``, ``rewind`` : Out(1). See
         :class:`~hdl.array.activation_file.ActivationFile`.
-    issue : Out(1), ``switch`` : Out(1), ``address`` : Out. To the array. ``control`` : Out(control_layout). To its
+    issue : Out(1), ``swap`` : Out(1), ``address`` : Out. To the array. ``control`` : Out(control_layout). To its
         bottom edge.
     """
 
@@ -65,7 +65,7 @@ class Sequencer(wiring.Component):
                 "free": Out(1),
                 "rewind": Out(1),
                 "issue": Out(1),
-                "switch": Out(1),
+                "swap": Out(1),
                 "address": Out(config.entry_address_width),
                 "control": Out(control_layout(config)),
             }
@@ -100,7 +100,7 @@ class Sequencer(wiring.Component):
             self.free.eq(last_in_row | last_pixel | (vector < now.fresh)),
             self.rewind.eq(last_vector),
             self.address.eq(address),
-            self.switch.eq(fresh_subset),
+            self.swap.eq(fresh_subset),
         ]
         with m.If(go):
             m.d.sync += [fresh_subset.eq(0), group.eq(group + 1), scale.eq(successor(scale, config.scale_depth))]

@@ -17,7 +17,7 @@ class ProcessingElement(wiring.Component):
     values, so the multiplier does not toggle, and ``zero`` tells in the next cycle that the product is to be taken as
     0. The operand register is the current weight, which makes the paper's second WRF read port unnecessary.
 
-    With a WRF of one word (weight stationary) the weight register is loaded by ``switch`` only, so that the WRF word
+    With a WRF of one word (weight stationary) the weight register is loaded by ``swap`` only, so that the WRF word
     behind it is free for the next weight.
 
     Latency: one cycle from ``weight``/``activation`` to ``product``/``zero``.
@@ -29,7 +29,7 @@ class ProcessingElement(wiring.Component):
     Members
     -------
     step : In(1). Advance; everything holds while low.
-    switch : In(1). First activation of a weight subset.
+    swap : In(1). First activation of a weight subset.
     weight : In(signed(8)). Weight of the next cycle.
     activation : In(signed(8)). Activation of the next cycle.
     idle : In(1). The activation is zero or there is none.
@@ -45,7 +45,7 @@ class ProcessingElement(wiring.Component):
         super().__init__(
             {
                 "step": In(1),
-                "switch": In(1),
+                "swap": In(1),
                 "weight": In(signed(8)),
                 "activation": In(signed(8)),
                 "idle": In(1),
@@ -64,12 +64,12 @@ class ProcessingElement(wiring.Component):
             weight_is_zero = Signal(reset_less=True)
             weight_is_zero_next = Signal()
             m.d.comb += weight_is_zero_next.eq(weight_is_zero)
-            with m.If(self.switch):
+            with m.If(self.swap):
                 m.d.comb += weight_is_zero_next.eq(self.weight == 0)
             m.d.comb += zero_next.eq(self.idle | weight_is_zero_next)
             with m.If(self.step):
                 m.d.sync += weight_is_zero.eq(weight_is_zero_next)
-                with m.If(self.switch):
+                with m.If(self.swap):
                     m.d.sync += weight.eq(self.weight)
         else:
             m.d.comb += zero_next.eq(self.idle | (self.weight == 0))

@@ -26,7 +26,7 @@ class Row(wiring.Component):
 
     Members
     -------
-    step, switch : In(1). See :class:`~hdl.pe.processing_element.ProcessingElement`.
+    step, swap : In(1). See :class:`~hdl.pe.processing_element.ProcessingElement`.
     activation : In(signed(8)). Activation of the next cycle, for all columns.
     idle : In(1). ``activation`` is zero or there is none.
     select : In(wrf_depth). One-hot WRF read address of the next cycle.
@@ -44,7 +44,7 @@ class Row(wiring.Component):
         self.multipliers = config.multipliers_per_vector
         ports = {
             "step": In(1),
-            "switch": In(1),
+            "swap": In(1),
             "activation": In(signed(8)),
             "idle": In(1),
             "select": In(config.wrf_depth),
@@ -72,7 +72,7 @@ class Row(wiring.Component):
             pe = place(m, platform, f"pe_{q}", ProcessingElement(self.config))
             m.d.comb += [
                 pe.step.eq(self.step),
-                pe.switch.eq(self.switch),
+                pe.swap.eq(self.swap),
                 pe.activation.eq(self.activation),
                 pe.idle.eq(self.idle),
                 pe.weight.eq(wrf.value[0].word_select(q, 8).as_signed()),
@@ -118,7 +118,7 @@ class SparseRow(Row):
         offsets = mrf.value[0]
         if depth == 1:
             offsets = Signal(mrf_width, reset_less=True)
-            with m.If(self.step & self.switch):
+            with m.If(self.step & self.swap):
                 m.d.sync += offsets.eq(mrf.value[0])
 
         crosspoints = [[] for _ in range(config.vector_length)]

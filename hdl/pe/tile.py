@@ -26,7 +26,7 @@ class Tile(wiring.Component):
     Members
     -------
     step : In(1). Advance; the pipeline holds while low. Weight writes do not wait for it.
-    activations : In(signed(8)) for each row, and ``valid``, ``switch``, ``address``: control that travels with them.
+    activations : In(signed(8)) for each row, and ``valid``, ``swap``, ``address``: control that travels with them.
     write_row : In(tile_rows). Rows to write; ``write_address``: WRF word; ``weights``, ``offsets``: the subvector.
     psums_in, psums_out : partial sums of d columns (``psum_width`` bits) from above and to below.
     ``*_right`` : activations and control, registered, for the tile on the right.
@@ -39,7 +39,7 @@ class Tile(wiring.Component):
         self.config = config
         self.module_name = f"{config.tile}_tile"
         rows, d = config.tile_rows, config.vector_length
-        control = {"valid": 1, "switch": 1, "address": config.entry_address_width}
+        control = {"valid": 1, "swap": 1, "address": config.entry_address_width}
         ports = {
             "step": In(1),
             "activations": In(signed(8)).array(rows),
@@ -63,13 +63,13 @@ class Tile(wiring.Component):
 
         # Left edge: what the tile works on, one step after its left neighbour.
         activations = [Signal(signed(8), name=f"activation_{r}", reset_less=True) for r in range(config.tile_rows)]
-        valid, switch = Signal(), Signal()
+        valid, swap = Signal(), Signal()
         address = Signal(config.entry_address_width, reset_less=True)
         with m.If(self.step):
             m.d.sync += [edge.eq(value) for edge, value in zip(activations, self.activations, strict=True)]
-            m.d.sync += [valid.eq(self.valid), switch.eq(self.switch), address.eq(self.address)]
+            m.d.sync += [valid.eq(self.valid), swap.eq(self.swap), address.eq(self.address)]
         m.d.comb += [out.eq(edge) for out, edge in zip(self.activations_right, activations, strict=True)]
-        m.d.comb += [self.valid_right.eq(valid), self.switch_right.eq(switch), self.address_right.eq(address)]
+        m.d.comb += [self.valid_right.eq(valid), self.swap_right.eq(swap), self.address_right.eq(address)]
 
         lines = one_hot(m, "select", address, depth)
         lines_now = Signal(depth, name="select_now", reset_less=True)
@@ -83,7 +83,7 @@ class Tile(wiring.Component):
             row = place(m, platform, f"row_{r}", row_for(config))
             m.d.comb += [
                 row.step.eq(self.step),
-                row.switch.eq(switch),
+                row.swap.eq(swap),
                 row.activation.eq(activations[r]),
                 row.idle.eq(~valid | (activations[r] == 0)),
                 row.select.eq(lines),

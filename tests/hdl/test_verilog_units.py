@@ -72,8 +72,8 @@ def test_processing_element_gates_zeros(unit, rng, depth):
     """A zero operand holds the multiplier's inputs and marks the product as 0; nothing moves without ``step``."""
     count = 400
     weight, activation, step = int8(rng, count), int8(rng, count), rng.random(count) < 0.8
-    switch = rng.random(count) < 0.3
-    step[0] = switch[0] = True  # before its first weight a WS element does not know that it holds 0
+    swap = rng.random(count) < 0.3
+    step[0] = swap[0] = True  # before its first weight a WS element does not know that it holds 0
     idle = (activation == 0) | (rng.random(count) < 0.1)
     config = SPARSE.replace(wrf_depth=depth, prf_depth=1, arf_depth=2)
     expected = {"multiplier.a": [], "multiplier.b": [], "zero": []}
@@ -87,10 +87,10 @@ def test_processing_element_gates_zeros(unit, rng, depth):
             zero = bool(idle[now] or weight[now] == 0)
             b = b if zero else weight[now]
         else:
-            b = loaded = weight[now] if switch[now] else loaded
+            b = loaded = weight[now] if swap[now] else loaded
             zero = bool(idle[now] or loaded == 0)
         a = a if zero else activation[now]
-    inputs = {"step": step, "switch": switch, "weight": weight, "activation": activation, "idle": idle}
+    inputs = {"step": step, "swap": swap, "weight": weight, "activation": activation, "idle": idle}
     outputs = {"multiplier.a": (1, 8, True), "multiplier.b": (1, 8, True), "zero": (1, 1, False)}
     simulation = unit(config, "processing_element")
     got = simulation.play(inputs, {**outputs, "product": (1, 16, False)})
@@ -105,7 +105,7 @@ def test_processing_element_latency(unit, rng, depth):
     latency = component(config, "processing_element").latency
     weight, activation = int8(rng, 200), int8(rng, 200)
     ones = np.ones(200, bool)
-    inputs = {"step": ones, "switch": ones, "weight": weight, "activation": activation, "idle": activation == 0}
+    inputs = {"step": ones, "swap": ones, "weight": weight, "activation": activation, "idle": activation == 0}
     got = unit(config, "processing_element").play(inputs, {"product": (1, 16, False), "zero": (1, 1, False)})
     products = np.where(got["zero"], 0, got["product"] - OFFSET)
     np.testing.assert_array_equal(products[latency:], (weight * activation)[:-latency])
@@ -238,7 +238,7 @@ def test_row(unit, rng, tile, depth):
     full, kept, offsets = tile_weights(rng, config, (depth, 1))
     steps = 120
     address, activation, idle = rng.integers(0, depth, steps), int8(rng, steps), rng.random(steps) < 0.1
-    values = {"activation": activation, "idle": idle | (activation == 0), "switch": np.ones(steps, bool)}
+    values = {"activation": activation, "idle": idle | (activation == 0), "swap": np.ones(steps, bool)}
     inputs, cycles = stalled(rng, steps, {**values, "address": address})
     line = 1 << inputs.pop("address")
     now = np.ones(len(line), int)  # the address of the step before, which the tile keeps for its rows
@@ -265,7 +265,7 @@ def test_tile(unit, rng, tile, depth, arithmetic):
     steps = 120
     address, activation, valid = rng.integers(0, depth, steps), int8(rng, (steps, 2)), rng.random(steps) < 0.8
     psums = rng.integers(-(1 << 20), 1 << 20, (steps, 8))
-    values = {"address": address, "activations": activation, "valid": valid, "switch": np.ones(steps, bool)}
+    values = {"address": address, "activations": activation, "valid": valid, "swap": np.ones(steps, bool)}
     inputs, cycles = stalled(rng, steps, {**values, "psums_in": np.roll(psums, 2, axis=0)})  # needed in the third step
     writes = write_rows(kept, offsets)
     writes["write_row"] = 1 << writes.pop("row")
@@ -286,7 +286,7 @@ def test_systolic_array(unit, rng, tile):
     full, kept, offsets = tile_weights(rng, config, (4, 4, 2))
     steps = 100
     address, activation, valid = rng.integers(0, 4, steps), int8(rng, (steps, 4)), rng.random(steps) < 0.8
-    values = {"address": address, "activations": activation, "valid": valid, "switch": np.ones(steps, bool)}
+    values = {"address": address, "activations": activation, "valid": valid, "swap": np.ones(steps, bool)}
     inputs, cycles = stalled(rng, steps, values)
     writes = write_rows(kept.reshape(4, 4, -1), None)  # both groups at once: two CRF ports
     writes["write_row"] = writes.pop("row")
