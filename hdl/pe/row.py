@@ -82,7 +82,10 @@ class Row(wiring.Component):
 
 
 class DenseRow(Row):
-    """d multipliers for d columns. A gated product is forced to zero, which is 2**15 in offset binary. Latency: see :class:`Row`."""
+    """d multipliers for d columns. A gated product is forced to zero, which is 2**15 in offset binary.
+
+    Latency: see :class:`Row`.
+    """
 
     def __init__(self, config):
         super().__init__(config, "dense_row")
