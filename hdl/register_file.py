@@ -19,7 +19,7 @@ def one_hot(m, name, binary, count, enable=None):
 def select(words, lines):
     """AND-OR of ``words`` with the one-hot ``lines``; all zeros when no line is set.
 
-    A balanced tree of two-input ORs; half the area of a binary multiplexer in cells (area study, section 1).
+    A balanced tree of two-input ORs, which maps to less area than a binary multiplexer.
     """
     terms = [word & line.replicate(len(word)) for word, line in zip(words, lines, strict=True)]
     while len(terms) > 1:

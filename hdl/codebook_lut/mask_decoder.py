@@ -17,7 +17,7 @@ class MaskDecoder(wiring.Component):
     """``code`` = C(c_1, 1) + C(c_2, 2) + ... + C(c_N, N), c_1 < c_2 < ... the positions of the ones. Combinational.
 
     Two forms that agree on every code: ``direct`` finds c_N, c_N-1, ... by comparison and subtraction and gives the
-    offsets at once (352 um2 on NanGate45 for 4:16); ``lut`` is the paper's table of masks, followed by the
+    offsets at once; ``lut`` is the paper's table of masks, followed by the
     :class:`~hdl.pe.mask_encoder.MaskEncoder`. A code of C(M, N) or more does not occur in a packed image; what it
     decodes to is not defined.
 

@@ -2,7 +2,7 @@
 
 Products are in **offset binary**: product + 2**15, an unsigned 16-bit number. Sums of them need no sign extension, and
 the Baugh-Wooley constant 2**15 drops out of every multiplier; the constant ``rows * 2**15`` that each column sum then
-carries is taken away once, where partial sums enter the top of the array (area study, section 0).
+carries is taken away once, where partial sums enter the top of the array.
 """
 
 from amaranth.hdl import Cat, Const, Module, Signal, signed
