@@ -19,6 +19,8 @@ from amaranth.lib.wiring import In
 
 __all__ = ["Design", "ModuleLibrary", "component_to_verilog", "generate", "place"]
 
+_TIME_ZERO = "  reg time_zero;\n  initial time_zero = 0;"
+
 
 def place(m, platform, name, component):
     """Add ``component`` to ``m`` as submodule ``name`` and return it.
@@ -74,7 +76,11 @@ class ModuleLibrary:
         text = []
         for name, (*_, module) in self._modules.items():
             text.append(module if name == top else re.sub(r"^\s*attribute \\top 1\n", "", module, flags=re.MULTILINE))
-        return verilog._convert_rtlil_text("\n".join(text), strip_internal_attrs=True)
+        text = verilog._convert_rtlil_text("\n".join(text), strip_internal_attrs=True)
+        # Yosys reads a register in every `always @*`, so that its initial value starts these processes at time 0.
+        # Icarus sets it before they wait, unless the value comes from a process of its own.
+        text = re.sub(r"^  reg \\\$auto\$verilog_backend\S+  = 0;$", _TIME_ZERO, text, flags=re.MULTILINE)
+        return re.sub(r"if \(\\\$auto\$verilog_backend\S+ \) begin end", "if (time_zero) begin end", text)
 
 
 @dataclass(frozen=True)
