@@ -114,7 +114,8 @@ class CoreSimulation:
         ----------
         jobs : list of (layer name, list of :class:`golden.lower.SubsetRun`).
         progress : called with (layer name, ofmap vectors done in all jobs, ofmap vectors of all jobs).
-        stall : chance that a stream pauses in a cycle, on each of the five. ``seed`` : of these chances.
+        stall : chance that a stream pauses in a cycle, on each of the five; one for all jobs, or a list.
+        seed : of these chances.
         watchdog : cycles without any transfer after which the run is given up.
         keep : keep the files of the run, for looking into it.
 
@@ -133,7 +134,8 @@ class CoreSimulation:
         totals = [sum(run.psums.shape[0] * run.psums.shape[1] for run in runs) for _, runs in jobs]
         folder = Path(tempfile.mkdtemp(prefix="run-", dir=self.build_dir))
         files = {name: folder / f"{name}.npz" for name in ("jobs", "results")} | {"progress": folder / "progress.json"}
-        options = {"vectors": totals, "stall": stall, "seed": seed, "watchdog": watchdog}
+        stalls = [stall] * len(jobs) if isinstance(stall, (int, float)) else list(stall)
+        options = {"vectors": totals, "stalls": stalls, "seed": seed, "watchdog": watchdog}
         arrays = {
             f"{i}.{name}": array for i, (_, runs) in enumerate(jobs) for name, array in self._streams(runs).items()
         }

@@ -47,8 +47,8 @@ async def run_jobs(dut):
     progress = Progress(arguments["progress"])
     clk, busy, half = dut.clk, dut.busy, Timer(1, "ns")
     await half  # in Icarus, what is written at time 0 does not reach every process of the design
-    drivers = [StreamDriver(dut, name, options["stall"], dice) for name in _INPUTS]
-    monitor = StreamMonitor(dut, "ofmap", options["stall"], dice)
+    drivers = [StreamDriver(dut, name, dice) for name in _INPUTS]
+    monitor = StreamMonitor(dut, "ofmap", dice)
     command = drivers[0]
     watchdog = options["watchdog"]
     results, cycle = {}, 0
@@ -59,10 +59,11 @@ async def run_jobs(dut):
         await half
     dut.rst.value = LOW
 
-    for number, expected in enumerate(options["vectors"]):
+    for number, (expected, stall) in enumerate(zip(options["vectors"], options["stalls"], strict=True)):
         for driver in drivers:
-            driver.load(jobs[f"{number}.{driver.name}"])
-        monitor.taken, first, last, alive = [], None, None, cycle
+            driver.load(jobs[f"{number}.{driver.name}"], stall)
+        monitor.expect(stall)
+        first, last, alive = None, None, cycle
         commands_left = command.left
         for cycle in itertools.count(alive):
             for driver in drivers:

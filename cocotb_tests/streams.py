@@ -14,24 +14,25 @@ LOW, HIGH = Immediate(0), Immediate(1)
 
 
 class StreamDriver:
-    """Offers payloads on an input stream, each after a random pause when ``stall`` is not 0.
+    """Offers payloads on an input stream, with random pauses before them.
 
     Parameters
     ----------
     dut, name : ``dut`` has the signals ``name__valid``, ``name__ready`` and ``name__payload``.
-    stall : chance that a cycle without an offer stays so. ``dice`` : gives random numbers from 0 to 1.
+    dice : gives random numbers from 0 to 1.
     """
 
-    def __init__(self, dut, name, stall, dice):
-        self.name, self.stall, self.dice = name, stall, dice
+    def __init__(self, dut, name, dice):
+        self.name, self.dice = name, dice
         self.valid, self.ready = getattr(dut, f"{name}__valid"), getattr(dut, f"{name}__ready")
         self.payload = getattr(dut, f"{name}__payload")
         self.valid.value, self.payload.value = LOW, LOW
         self.high = self.offering = False
-        self.left, self.payloads = 0, iter(())
+        self.left, self.payloads, self.stall = 0, iter(()), 0.0
 
-    def load(self, packed):
-        """Payloads to offer next, as rows of :mod:`cocotb_tests.bits`."""
+    def load(self, packed, stall=0.0):
+        """Payloads to offer next, rows of :mod:`cocotb_tests.bits`; ``stall``: chance of a pause in each cycle."""
+        self.stall = stall
         self.left, self.payloads = len(packed), binary_text(packed, len(self.payload))
 
     def drive(self):
@@ -59,12 +60,17 @@ class StreamDriver:
 class StreamMonitor:
     """Takes payloads of an output stream, with random pauses when ``stall`` is not 0; parameters as of the driver."""
 
-    def __init__(self, dut, name, stall, dice):
-        self.name, self.stall, self.dice = name, stall, dice
+    def __init__(self, dut, name, dice):
+        self.name, self.dice = name, dice
         self.valid, self.ready = getattr(dut, f"{name}__valid"), getattr(dut, f"{name}__ready")
         self.payload = getattr(dut, f"{name}__payload")
         self.ready.value = HIGH
-        self.willing, self.taken = True, []
+        self.willing, self.taken, self.stall = True, [], 0.0
+
+    def expect(self, stall=0.0):
+        """Begin again with nothing taken; ``stall``: chance of a pause in each cycle."""
+        self.taken, self.stall, self.willing = [], stall, True
+        self.ready.value = HIGH
 
     def drive(self):
         """At the beginning of a cycle: be ready or not."""

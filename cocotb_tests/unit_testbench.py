@@ -70,11 +70,13 @@ async def _play(dut, unit, file, options, clock):
 
 async def _stream(dut, file, options, clock):
     """Feed the input streams and take what the output streams give; returns payloads and the cycles they came in."""
-    dice, stall = random.Random(options["seed"]).random, options["stall"]
-    drivers = [StreamDriver(dut, name, stall, dice) for name in options["inputs"]]
-    monitors = [StreamMonitor(dut, name, stall, dice) for name in options["outputs"]]
+    dice = random.Random(options["seed"]).random
+    drivers = [StreamDriver(dut, name, dice) for name in options["inputs"]]
+    monitors = [StreamMonitor(dut, name, dice) for name in options["outputs"]]
     for driver in drivers:
-        driver.load(file[f"input.{driver.name}"])
+        driver.load(file[f"input.{driver.name}"], options["stall"])
+    for monitor in monitors:
+        monitor.expect(options["stall"])
     beside = [(getattr(dut, name), file[f"beside.{name}"], by) for name, by in options["beside"].items()]
     for handle, _, _ in beside:
         handle.value = LOW

@@ -30,7 +30,9 @@ def check(simulation, layers, inputs, **options):
         compare(layer, run, result.outputs)
     cycles = [result.cycles for result in results]
     model = [layer.cycles(len(x)) for layer, x in zip(layers, inputs, strict=True)]
-    assert all(a >= b for a, b in zip(cycles, model, strict=True)) if options.get("stall") else cycles == model
+    stalls = options.get("stall", 0)
+    stalls = stalls if isinstance(stalls, list) else [stalls] * len(layers)
+    assert all(a >= b if stall else a == b for a, b, stall in zip(cycles, model, stalls, strict=True)), (cycles, model)
     return results
 
 
@@ -40,13 +42,10 @@ def test_small_arrays(core, variant):
     config = small_array(variant)
     layers = [random_layer(config, rng, **kind)[0] for kind in LAYERS.values()]
     inputs = [random_input(layer, rng, 1) for layer in layers]
-    simulation = core(config)
-    check(simulation, layers, inputs)
-    check(simulation, layers[1:2], inputs[1:2], stall=0.4, seed=5)
+    check(core(config), layers + layers[1:2], inputs + inputs[1:2], stall=[0.0] * len(layers) + [0.4])
 
 
-@pytest.mark.parametrize("stall", [0.0, 0.3])
-def test_one_array_runs_repeats_of_every_kind(core, stall):
+def test_one_array_runs_repeats_of_every_kind(core):
     """A, B, D (tap rows x tap columns) and dense passes, as far as their product fits the WRF."""
     rng = np.random.default_rng(4)
     config = small_array("ews-cms", prf_depth=4)
@@ -63,7 +62,8 @@ def test_one_array_runs_repeats_of_every_kind(core, stall):
         for a, b, dy, p in [(1, 1, 1, 2), (2, 2, 2, 2), (2, 1, 2, 1)]
     ]
     assert max(layer.repeats.entries for layer in layers) == config.wrf_depth
-    check(core(config), layers, [random_input(layer, rng, 1) for layer in layers], stall=stall)
+    inputs = [random_input(layer, rng, 1) for layer in layers]
+    check(core(config), layers * 2, inputs * 2, stall=[0.0] * len(layers) + [0.3] * len(layers))
 
 
 @st.composite
@@ -105,14 +105,14 @@ def check_random(data):
     layers = []
     for _ in range(2):
         grouped = data.draw(st.booleans())
-        outputs = data.draw(st.integers(1, 2 * config.columns + 1))
-        inputs = outputs if grouped else data.draw(st.integers(1, 2 * config.rows + 1))
+        outputs = data.draw(st.integers(1, config.columns + 1))
+        inputs = outputs if grouped else data.draw(st.integers(1, config.rows + 1))
         kind = {
             "channels": (inputs, outputs),
             "groups": outputs if grouped else 1,
             "compressed": not grouped and data.draw(st.booleans()),
             "kernel": data.draw(st.integers(1, 3)),
-            "pixels": data.draw(st.integers(1, 3)),
+            "pixels": data.draw(st.integers(1, 2)),
             "stride": data.draw(st.integers(1, 2)),
         }
         layers.append(random_layer(config, rng, **kind)[0])
@@ -120,8 +120,8 @@ def check_random(data):
     inputs = [random_input(layer, rng, data.draw(st.integers(1, 2))) for layer in layers]
     with tempfile.TemporaryDirectory() as folder:
         simulation = CoreSimulation(config, folder, "icarus")
-        check(simulation, layers, inputs)
-        check(simulation, layers, inputs, stall=0.3, seed=data.draw(st.integers(0, 1000)))
+        seed = data.draw(st.integers(0, 1000))
+        check(simulation, layers * 2, inputs * 2, stall=[0.0, 0.0, 0.3, 0.3], seed=seed)
 
 
 random_examples = settings(
@@ -134,14 +134,14 @@ random_examples = settings(
 
 
 @given(data=st.data())
-@settings(random_examples, max_examples=3)
+@settings(random_examples, max_examples=2)
 def test_random_configurations(data):
     check_random(data)
 
 
 @pytest.mark.slow
 @given(data=st.data())
-@settings(random_examples, max_examples=20)
+@settings(random_examples, max_examples=15)
 def test_many_random_configurations(data):
     check_random(data)
 
@@ -209,12 +209,12 @@ def test_six_variants_give_the_same_integers(core, variant):
     values = lowered.network.run(x)
     layers = list(lowered.layers.values())
     simulation = core(preset(variant, 16), "verilator")
-    masked, dense = check(simulation, layers, [x, values["masked"]])
+    inputs = [x, values["masked"]]
+    masked, dense, *_ = check(simulation, layers * 2, inputs * 2, stall=[0.0, 0.0, 0.3, 0.3])
     for layer, result, name, part in zip(layers, (masked, dense), ("masked", "dense"), (1, 0), strict=True):
         outputs = [(subset, out[part]) for subset, out in zip(layer.schedule(2).subsets, result.outputs, strict=True)]
         outputs = [(subset, out) for subset, out in outputs if out is not None]
         assert np.array_equal(layer.assemble(2, outputs), values[name])  # the same for all variants
-    check(simulation, layers, [x, values["masked"]], stall=0.3, seed=1)
 
 
 @pytest.mark.slow
@@ -228,6 +228,14 @@ def test_cycles_per_second(core):
     start = time.monotonic()
     check(simulation, [layer], [random_input(layer, rng, 2)])
     assert simulation.total_cycles / (time.monotonic() - start) > 1500
+
+
+def test_a_code_that_is_zero_from_the_start(tmp_path):
+    """Icarus looks at a look-up table first when its input changes, unless the Verilog makes it look at time 0."""
+    rng = np.random.default_rng(999)
+    config = small_array("ews-cm", vector_length=2, codewords=33, wrf_depth=2, mask_path="lut")
+    layer, _ = random_layer(config, rng, (7, 1), 3, 2)
+    check(CoreSimulation(config, tmp_path, "icarus"), [layer], [random_input(layer, rng, 1)])
 
 
 def one_layer(seed=1):

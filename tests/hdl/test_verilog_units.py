@@ -14,7 +14,7 @@ from hdl.units import build_unit
 SPARSE = ArrayConfig(rows=4, columns=16, vector_length=8, n=2, m=4, codewords=40, wrf_depth=4, tile_rows=2)
 DENSE = SPARSE.replace(tile="dense")
 CODEBOOK = SPARSE.replace(tile="dense", weights="codebook")
-MASKS = [(4, 16), (1, 2), (1, 4), (3, 4), (2, 8), (3, 5), (7, 8), (4, 12)]
+MASKS = [(4, 16), (1, 2), (2, 4), (3, 5), (7, 8)]
 OFFSET = 1 << 15  # products are in offset binary
 
 
@@ -159,7 +159,7 @@ def test_unpacker(unit, rng, config, stall):
         np.testing.assert_array_equal(got["when.records"][first_record : first_record + 37] - start, cycles)
 
 
-@pytest.mark.parametrize("ports", [1, 2, 4])
+@pytest.mark.parametrize("ports", [1, 4])
 def test_codebook_register_file(unit, rng, ports):
     config = SPARSE.replace(columns=32, crf_read_ports=ports)
     latency = component(config, "codebook_register_file").latency
@@ -256,8 +256,7 @@ def test_row(unit, rng, tile, depth):
     np.testing.assert_array_equal(got[start + cycles[latency:]], expected[:-latency])
 
 
-@pytest.mark.parametrize("arithmetic", ["behavioural", "bit_heap"])
-@pytest.mark.parametrize("depth", [4, 1])
+@pytest.mark.parametrize(("depth", "arithmetic"), [(4, "behavioural"), (1, "behavioural"), (4, "bit_heap")])
 @pytest.mark.parametrize("tile", ["sparse", "dense"])
 def test_tile(unit, rng, tile, depth, arithmetic):
     config = SPARSE.replace(tile=tile, wrf_depth=depth, prf_depth=1, arf_depth=2, arithmetic=arithmetic)
@@ -303,7 +302,7 @@ def test_systolic_array(unit, rng, tile):
     np.testing.assert_array_equal(got[latency:], expected[:-latency])
 
 
-@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("depth", [2, 3])
 def test_activation_file(unit, rng, depth):
     """Ring of vectors that are read in order, again from the oldest left after a rewind."""
     config = SPARSE.replace(arf_depth=depth)
@@ -336,8 +335,7 @@ def test_activation_file(unit, rng, depth):
     np.testing.assert_array_equal(got["activations"][there], expected[there, 2:])
 
 
-@pytest.mark.parametrize("arithmetic", ["behavioural", "bit_heap"])
-@pytest.mark.parametrize("depth", [1, 4])
+@pytest.mark.parametrize(("depth", "arithmetic"), [(1, "behavioural"), (4, "bit_heap")])
 def test_partial_sum_file(unit, rng, depth, arithmetic):
     config = SPARSE.replace(wrf_depth=depth, prf_depth=depth, arf_depth=4, arithmetic=arithmetic)
     count = 200
@@ -356,7 +354,7 @@ def test_partial_sum_file(unit, rng, depth, arithmetic):
     np.testing.assert_array_equal(got["totals"], expected)
 
 
-@pytest.mark.parametrize("width", [24, 20, 32])
+@pytest.mark.parametrize("width", [24, 32])
 def test_requantiser(unit, rng, width):
     """Random and extreme scale words and partial sums; ``low`` and ``high`` of every activation."""
     count = 3000
