@@ -69,7 +69,7 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("layer_name", LAYERS)
+@pytest.mark.parametrize("layer_name", ["stride", "dense"])  # test_verilog_core runs all of them
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_golden_in_the_cycles_of_the_model(variant, layer_name):
     rng = np.random.default_rng(len(variant) + len(layer_name))

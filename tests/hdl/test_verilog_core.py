@@ -63,7 +63,7 @@ def test_one_array_runs_repeats_of_every_kind(core):
     ]
     assert max(layer.repeats.entries for layer in layers) == config.wrf_depth
     inputs = [random_input(layer, rng, 1) for layer in layers]
-    check(core(config), layers * 2, inputs * 2, stall=[0.0] * len(layers) + [0.3] * len(layers))
+    check(core(config), layers + layers[5:7], inputs + inputs[5:7], stall=[0.0] * len(layers) + [0.3] * 2)
 
 
 @st.composite
@@ -134,8 +134,8 @@ random_examples = settings(
 
 
 @given(data=st.data())
-@settings(random_examples, max_examples=2)
-def test_random_configurations(data):
+@settings(random_examples, max_examples=1)
+def test_a_random_configuration(data):
     check_random(data)
 
 

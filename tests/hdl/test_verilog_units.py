@@ -135,8 +135,8 @@ def test_mask_decoder(unit, n, m, path):
 @pytest.mark.parametrize("stall", [0.0, 0.4])
 @pytest.mark.parametrize(
     "config",
-    [SPARSE, SPARSE.replace(crf_read_ports=1), ArrayConfig(columns=64), CODEBOOK],
-    ids=["ports2", "ports1", "80bits", "codebook"],
+    [SPARSE, ArrayConfig(columns=64), CODEBOOK],
+    ids=["masked", "80bits", "codebook"],
 )
 def test_unpacker(unit, rng, config, stall):
     simulation = unit(config, "unpacker")
@@ -178,9 +178,12 @@ def test_codebook_register_file(unit, rng, ports):
     np.testing.assert_array_equal(got["codewords"].reshape(count, ports, 8), expected)
 
 
-@pytest.mark.parametrize("path", ["direct", "lut"])
-@pytest.mark.parametrize("config", [SPARSE, DENSE, CODEBOOK], ids=lambda config: config.variant)
-def test_vector_rebuild(unit, rng, config, path):
+@pytest.mark.parametrize(
+    "config",
+    [SPARSE, SPARSE.replace(mask_path="lut"), DENSE, CODEBOOK],
+    ids=lambda config: f"{config.variant}-{config.mask_path}",
+)
+def test_vector_rebuild(unit, rng, config):
     count, groups = 200, config.mask_groups
     index, codeword = rng.integers(0, 40, count), rng.integers(-128, 128, (count, 8))
     mask = np.ones((count, 8), bool)
@@ -192,7 +195,7 @@ def test_vector_rebuild(unit, rng, config, path):
     outputs = {"index": (1, config.index_width, False), "weights": (config.multipliers_per_vector, 8, True)}
     if config.tile == "sparse":
         outputs["offsets"] = (config.multipliers_per_vector, config.offset_width, False)
-    got = unit(config.replace(mask_path=path), "vector_rebuild").play({"entry": entry, "codeword": codeword}, outputs)
+    got = unit(config, "vector_rebuild").play({"entry": entry, "codeword": codeword}, outputs)
     np.testing.assert_array_equal(got["index"], index)
     if config.tile == "dense":
         np.testing.assert_array_equal(got["weights"], codeword * mask)
