@@ -134,8 +134,8 @@ random_examples = settings(
 
 
 @given(data=st.data())
-@settings(random_examples, max_examples=1)
-def test_a_random_configuration(data):
+@settings(random_examples, max_examples=2)
+def test_random_configurations(data):
     check_random(data)
 
 
