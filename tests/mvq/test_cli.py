@@ -115,7 +115,7 @@ def test_bad_input_is_one_sentence(tmp_path, arguments, message):
 
 
 def test_missing_simulator_is_one_sentence(tmp_path):
-    script = "from mvq import cli, tools\ncli.app = tools.find_icarus\ncli.main()"
+    script = "from cocotb_tests.simulators import find_icarus\nfrom mvq import cli\ncli.app = find_icarus\ncli.main()"
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, env={"PATH": str(tmp_path)}
     )

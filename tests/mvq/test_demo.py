@@ -25,4 +25,4 @@ def test_the_whole_way(tmp_path):
     assert [row["variant"] for row in report["area"]["rows"]] == list(VARIANTS)
     assert Checkpoint.load(tmp_path / "checkpoint").graph.output == "fc"
     for name in ("digits.png", "area.png", "area.json", "calibration.json", "verilog/mvq_core.v"):
-        assert (tmp_path / name).stat().st_size > 1000
+        assert (tmp_path / name).stat().st_size > 300

@@ -4,11 +4,11 @@ import importlib.util
 import re
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -22,12 +22,10 @@ def setup():
 def test_installed_machine_is_left_alone(setup):
     if not setup.ready():
         pytest.skip("this machine was not installed with `make setup`")
-    start = time.monotonic()
     result = subprocess.run(
         [sys.executable, ROOT / "scripts" / "setup.py"], capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    assert time.monotonic() - start < 2
 
 
 def test_old_python_without_a_newer_one(setup, monkeypatch):
