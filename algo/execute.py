@@ -60,33 +60,26 @@ def evaluate(graph, x, layer, observe=None):
     -------
     The value of the output node, (N, ...).
     """
-    values = {}
-    left = {node.name: len(graph.users(node.name)) for node in graph.nodes}
-    for node in graph.nodes:
-        arguments = [values[name] for name in node.inputs]
+
+    def compute(node, *inputs):
         if node.op == "input":
             value = x
         elif node.op in ("conv", "linear"):
-            value = layer(node, arguments[0])
+            value = layer(node, inputs[0])
         elif node.op == "add":
-            value = arguments[0] + arguments[1]
+            value = inputs[0] + inputs[1]
         elif node.op == "activation":
-            value = arguments[0]
+            value = inputs[0]
         elif node.op == "max_pool":
-            value = max_pool(arguments[0], node, -float("inf"))
+            value = max_pool(inputs[0], node, -float("inf"))
         elif node.op == "avg_pool":
-            value = F.avg_pool2d(arguments[0], node.attrs["kernel"], node.attrs["stride"])
+            value = F.avg_pool2d(inputs[0], node.attrs["kernel"], node.attrs["stride"])
         elif node.op == "global_avg_pool":
-            value = arguments[0].mean((2, 3), keepdim=True)
+            value = inputs[0].mean((2, 3), keepdim=True)
         else:
-            value = structural(arguments[0], node)
+            value = structural(inputs[0], node)
         value = activate(value, node.activation)
-        if observe is not None:
-            replaced = observe(node, value)
-            value = value if replaced is None else replaced
-        values[node.name] = value
-        for name in set(node.inputs):
-            left[name] -= 1
-            if not left[name]:
-                del values[name]
-    return values[graph.output]
+        replaced = None if observe is None else observe(node, value)
+        return value if replaced is None else replaced
+
+    return graph.run(compute, keep=False)[graph.output]

@@ -75,15 +75,8 @@ class TorchIntegerNetwork:
         -------
         dict : node name -> int64 (N, ...), of every node, or of the output alone unless ``keep``; equal to golden's.
         """
-        last_use = {name: node.name for node in self.graph.nodes for name in node.inputs}
-        values = {}
-        for node in self.graph.nodes:
-            values[node.name] = x.long() if node.op == "input" else self._node(node, [values[i] for i in node.inputs])
-            if not keep:
-                for name in set(node.inputs):
-                    if last_use[name] == node.name:
-                        del values[name]
-        return values if keep else {self.graph.output: values[self.graph.output]}
+        x = x.long()
+        return self.graph.run(lambda node, *inputs: self._node(node, inputs) if inputs else x, keep)
 
     def __call__(self, images, batch=128):
         """Float64 logits (N, ...) of real images (N, C, H, W)."""

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cocotb_tests.core_simulation import CoreSimulation, compare
+from golden.files import write_text
 from golden.integer import Requantisation
 from golden.lower import LoweredLayer
 from golden.masks import encode_masks
@@ -84,10 +85,7 @@ def main():
         table.add_row(simulator, *(f"{number:,}" for number in numbers))
     console.print(table)
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        partial = arguments.json.with_suffix(".partial")
-        partial.write_text(json.dumps(report, indent=1) + "\n")
-        partial.replace(arguments.json)
+        write_text(arguments.json, json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -47,14 +47,8 @@ class MismatchError(MvqError):
     """
 
     def __init__(self, where, what, verilog, golden, count, total):
-        self.where, self.what, self.verilog, self.golden, self.count, self.total = (
-            where,
-            what,
-            verilog,
-            golden,
-            count,
-            total,
-        )
+        self.where, self.what, self.verilog, self.golden = where, what, verilog, golden
+        self.count, self.total = count, total
         super().__init__(f"{where}: {what} is {verilog} in Verilog, {golden} in golden ({count} of {total} differ)")
 
 
@@ -89,10 +83,11 @@ class CoreSimulation:
     config : :class:`~hdl.config.ArrayConfig`.
     build_dir : folder for Verilog, compiled simulation, jobs and logs.
     simulator : ``verilator`` (slow to compile, fast to run) or ``icarus``.
+    design : the generated Verilog, where the caller has it already.
     """
 
-    def __init__(self, config, build_dir, simulator="verilator"):
-        self.config, self.build_dir, self.simulator = config, Path(build_dir), simulator
+    def __init__(self, config, build_dir, simulator="verilator", design=None):
+        self.config, self.build_dir, self.simulator, self.design = config, Path(build_dir), simulator, design
         self._simulation = None
         #: cycles of the last :meth:`run`, those between its jobs included.
         self.total_cycles = 0
@@ -104,7 +99,8 @@ class CoreSimulation:
         ------
         ToolMissingError : the simulator is missing. SimulationError : it refuses the Verilog.
         """
-        self._simulation = Simulation(generate(self.config), self.build_dir / self.simulator, self.simulator)
+        self.design = self.design or generate(self.config)
+        self._simulation = Simulation(self.design, self.build_dir / self.simulator, self.simulator)
         self._simulation.build()
 
     def run(self, jobs, progress=None, *, stall=0.0, seed=0, watchdog=20_000, keep=False):

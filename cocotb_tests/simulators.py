@@ -343,8 +343,6 @@ class Simulation:
             yield
         except _CommandFailedError as error:
             raise SimulationError(f"{what}: {error}", log) from None
-        except (
-            SystemExit,
-            RuntimeError,
-        ) as error:  # how cocotb's runner reports a failed test, or a missing results file
+        except (SystemExit, RuntimeError) as error:
+            # how cocotb's runner reports a failed test, or a missing results file
             raise SimulationError(f"{what} ({error})", log) from None

@@ -292,6 +292,29 @@ class Graph:
         """The nodes that read ``name``."""
         return [node for node in self.nodes if name in node.inputs]
 
+    def run(self, compute, keep=True):
+        """Compute every node in order.
+
+        Parameters
+        ----------
+        compute : ``compute(node, *inputs)`` gives the value of a node from the values of its inputs; the input node has
+            none.
+        keep : keep every value; otherwise each is let go after its last use, and only the output's is left.
+
+        Returns
+        -------
+        dict : node name -> value.
+        """
+        last_use = {name: node.name for node in self.nodes for name in node.inputs}
+        values = {}
+        for node in self.nodes:
+            values[node.name] = compute(node, *(values[name] for name in node.inputs))
+            if not keep:
+                for name in set(node.inputs) - {self.output}:
+                    if last_use[name] == node.name:
+                        del values[name]
+        return values if keep else {self.output: values[self.output]}
+
     def shapes(self):
         """Node name -> (C, H, W) or (features,), without the batch."""
         return dict(self._shapes)

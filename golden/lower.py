@@ -1,10 +1,12 @@
 """From a compressed checkpoint to what one array runs: schedule, packed image and expected values of each layer."""
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from golden.checkpoint import MvqLayer
+from golden.integer import Requantisation
 from golden.network import IntegerNetwork, quantise
 from golden.schedule import LayerShape, choose_repeats, cycles, schedule
 from golden.stream import WeightImage, command_fields, gather_ifmap, pack_command, partial_sums
@@ -72,9 +74,8 @@ class LoweredLayer:
 
     def schedule(self, batch=1):
         """:class:`golden.schedule.Schedule` for ``batch`` images one after another."""
-        shape = LayerShape(**{**vars(self.shape), "batch": batch})
         return schedule(
-            shape,
+            dataclasses.replace(self.shape, batch=batch),
             self.config,
             self.repeats,
             compressed=self.compressed,
@@ -118,14 +119,9 @@ class LoweredLayer:
 
     def _requantise(self, subset, psums):
         """int8 (pixels, A, L); columns beyond the last output channel have the scale word 0."""
-        channels = len(subset.out_groups) * self.config.columns
-        first = subset.out_groups.start * self.config.columns
-        requantisation = self.image.requantisation
-        words = np.zeros(self.image.weight.shape[0], np.uint32)
-        words[: self.image.out_channels] = requantisation.words()
-        words = words[first : first + channels]
-        values = type(requantisation).from_words(words, requantisation.low, requantisation.high)
-        return values.apply(psums.reshape(len(psums), channels)).reshape(psums.shape)
+        words, limits = self.image.scale_words(subset).reshape(-1), self.image.requantisation
+        values = Requantisation.from_words(words, limits.low, limits.high)
+        return values.apply(psums.reshape(len(psums), -1)).reshape(psums.shape)
 
     def assemble(self, batch, subset_outputs):
         """Ofmap (N, K, height, width), or (N, K) of a linear layer, from the outputs (pixels, A, L) of the last
@@ -205,22 +201,25 @@ def _distinct_assignments(name, weight, config):
 
 
 def _assignments(name, layer, weight, config):
+    """(codebook, index, mask codes) of a layer as the array reads it, or None for int8 weights."""
     if not config.has_codebook or not isinstance(layer, MvqLayer):
         return None
-    plain = layer.mask_codes is None and layer.codebook.vector_length == config.vector_length
-    if config.has_masks or (plain and layer.codebook.codewords <= config.codewords):
-        if plain and config.has_masks:
+    book = layer.codebook
+    plain = layer.mask_codes is None and book.vector_length == config.vector_length
+    if config.has_masks:
+        if plain:
             raise LoweringError(
                 name,
                 f"is compressed without masks, but {config.name} reads {config.n}:{config.m} masks",
                 "ews-c, or masks",
             )
-        values, index, codes = (
-            _masked_assignments(name, layer, config) if config.has_masks else (layer.codebook.values, layer.index, None)
-        )
-        shape = (-(-weight.shape[0] // config.vector_length), *weight.shape[1:])
-        return values, index.reshape(shape), None if codes is None else codes.reshape(*shape, -1)
-    return _distinct_assignments(name, weight, config)
+        values, index, codes = _masked_assignments(name, layer, config)
+    elif plain and book.codewords <= config.codewords:
+        values, index, codes = book.values, layer.index, None
+    else:
+        return _distinct_assignments(name, weight, config)
+    shape = (-(-weight.shape[0] // config.vector_length), *weight.shape[1:])
+    return values, index.reshape(shape), None if codes is None else codes.reshape(*shape, -1)
 
 
 def lower(checkpoint, calibration, config):

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from golden import integer
+from golden.files import replacing
 from golden.graph import WEIGHTED, Graph
 from golden.integer import Requantisation
 from hdl.config import MvqError
@@ -54,15 +54,9 @@ class Calibration:
 
     def save(self, path):
         """Write JSON to ``path``, first to a temporary name beside it."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
         content = {"format": "mvq-calibration", "format_version": 1, "amax": self.amax}
-        try:
+        with replacing(path, CalibrationError, folders=False) as temporary:
             temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise CalibrationError(f"{path} cannot be written ({error.strerror})") from error
 
     @classmethod
     def load(cls, path):
@@ -184,15 +178,7 @@ class IntegerNetwork:
         x = np.asarray(x)
         if x.dtype != np.int8 or x.shape[1:] != self.graph.shapes()[self.graph.input.name]:
             raise MvqError(f"the input must be int8 (N, C, H, W) as quantise_input gives it, not {x.dtype} {x.shape}")
-        last_use = {name: node.name for node in self.graph.nodes for name in node.inputs}
-        values = {}
-        for node in self.graph.nodes:
-            values[node.name] = x if node.op == "input" else self.evaluate(node.name, *(values[i] for i in node.inputs))
-            if not keep:
-                for name in set(node.inputs):
-                    if last_use[name] == node.name:
-                        del values[name]
-        return values if keep else {self.graph.output: values[self.graph.output]}
+        return self.graph.run(lambda node, *inputs: self.evaluate(node.name, *inputs) if inputs else x, keep)
 
     def logits(self, output):
         """Real values float64 of the output node's result: psum * psum_scale + bias and the activation, or int8 *

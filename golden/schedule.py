@@ -122,7 +122,7 @@ class Subset:
     def load_cycles(self, config):
         """Cycles from the first state of the loader to the hand-over, while weight words keep coming."""
         total = self.codewords * config.codeword_words
-        total += self.scales * -(-config.columns * 32 // config.stream_width)
+        total += self.scales * config.scale_words
         loaded_rows = self.entries * self.rows
         if not self.compressed:
             return total + loaded_rows * raw_row_words(config)
@@ -231,8 +231,7 @@ def schedule(shape, config, repeats=None, *, compressed, codewords=0, raw=False)
     return Schedule(shape, repeats, tuple(subsets))
 
 
-#: normalised access energies of L1 and of the array's own files (paper Tab. 8): weight of the traffic in the choice of
-#: repeats.
+#: bytes of a partial sum, against one of an activation: weight of the traffic in the choice of repeats.
 _PSUM_BYTES = 3
 
 

@@ -68,7 +68,7 @@ def _fit(array, axis, size):
 
 
 def _as_words(array):
-    """int8 (..., bytes) with bytes a multiple of 8, as uint64 in order."""
+    """Array whose last axis holds a multiple of 8 bytes, as uint64 in order."""
     return np.ascontiguousarray(array).reshape(-1).view("<u8").astype(np.uint64)
 
 
@@ -126,6 +126,11 @@ class WeightImage:
             passes[row] = position // config.n == number
         return block * passes[None, None, :, None, None, :]
 
+    def scale_words(self, subset):
+        """uint32 (A, L): scale words of a final subset; 0 where there is no output channel."""
+        words = _fit(self.requantisation.words(), 0, self.weight.shape[0]).reshape(-1, self.config.columns)
+        return words[subset.out_groups.start : subset.out_groups.stop]
+
     def words(self, subset):
         """uint64 words of the weight stream for ``subset``."""
         config = self.config
@@ -133,11 +138,7 @@ class WeightImage:
         if subset.codewords:
             parts.append(_as_words(_fit(self.codebook, 1, config.codeword_words * 8)))
         if subset.scales:
-            channels = self.requantisation.words()
-            scales = np.zeros(self.weight.shape[0], np.uint32)
-            scales[: self.out_channels] = channels
-            scales = scales.reshape(-1, config.columns)[subset.out_groups.start : subset.out_groups.stop]
-            parts.append(_fit(scales, 1, -(-config.columns // 2) * 2).reshape(-1).view("<u8").astype(np.uint64))
+            parts.append(_as_words(_fit(self.scale_words(subset), 1, config.scale_words * 2)))
         parts.append(self._entries(subset) if subset.compressed else self._raw(subset))
         return np.concatenate(parts)
 

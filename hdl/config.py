@@ -254,6 +254,11 @@ class ArrayConfig:
         return max(2, self.prf_depth)
 
     @property
+    def scale_words(self):
+        """Words of the weight stream in one scale vector: 32 bits for each column."""
+        return -(-self.columns * 32 // self.stream_width)
+
+    @property
     def codeword_words(self):
         """Words of the weight stream in one codeword."""
         return -(-self.vector_length * self.weight_width // self.stream_width)

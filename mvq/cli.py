@@ -67,7 +67,7 @@ def generate(
     with console.status(f"elaborating {unit or 'the core'} of {loaded.name}"):
         from mvq.generate import write_design
 
-        verilog, sidecar = write_design(loaded, out, unit)
+        _, verilog, sidecar = write_design(loaded, out, unit)
     console.print(f"Verilog: [green]{verilog}[/]")
     console.print(f"configuration {loaded.hash}, ports, latencies, versions: [green]{sidecar}[/]")
 
@@ -147,7 +147,7 @@ def compare(
 ):
     """Put area reports side by side."""
 
-    from mvq.files import write_text
+    from golden.files import write_text
     from synth.area import draw_areas, load_report
     from synth.tables import compare_table, comparison, to_csv, to_markdown
 

@@ -2,7 +2,6 @@
 digits."""
 
 import json
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,8 +13,8 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from golden.files import replacing, write_text
 from hdl.config import VARIANTS, preset
-from mvq.files import write_text
 from mvq.generate import write_design
 
 __all__ = ["DemoSettings", "run_demo"]
@@ -127,25 +126,23 @@ def _simulate(steps, simulation, build, lowered, results):
         build.result()
     with steps.step("classify digits on the Verilog") as progress:
         outputs = simulation.run([(name, runs[name]) for name in names], progress=progress)
-    layers = []
+    layers, batch = [], len(results[network.graph.input.name])
     for name, result in zip(names, outputs, strict=True):
         layer = lowered.layers[name]
         compare(layer, runs[name], result.outputs)
-        batch = len(results[network.graph.input.name])
+        model_cycles = layer.cycles(batch)
         layers.append(
             {
                 "layer": name,
                 "compressed": layer.compressed,
                 "subsets": len(runs[name]),
                 "cycles": result.cycles,
-                "model_cycles": layer.cycles(batch),
+                "model_cycles": model_cycles,
                 "values": int(np.prod(results[name].shape)),
             }
         )
-        if result.cycles != layer.cycles(batch):
-            raise AssertionError(
-                f"layer {name!r} took {result.cycles} cycles, but the model says {layer.cycles(batch)}"
-            )
+        if result.cycles != model_cycles:
+            raise AssertionError(f"layer {name!r} took {result.cycles} cycles, but the model says {model_cycles}")
     last = names[-1]
     subset_psums = [(run.subset, psums) for run, (psums, _) in zip(runs[last], outputs[-1].outputs, strict=True)]
     psums = lowered.layers[last].assemble(batch, subset_psums)[:, :, 0, 0]
@@ -169,10 +166,9 @@ def _draw_digits(path, images, classes, labels):
         axis.set_title(str(answer), color="tab:green" if answer == label else "tab:red", fontsize=12)
     figure.suptitle("Handwritten digits and the class that the Verilog gave", fontsize=11)
     figure.tight_layout()
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=120, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
     plt.close(figure)
-    os.replace(temporary, path)
 
 
 def run_demo(out, settings=None, console=None):
@@ -197,11 +193,11 @@ def run_demo(out, settings=None, console=None):
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     config = preset(*settings.array)
-    simulation = CoreSimulation(config, out / "simulation")
     steps = _Steps(console)
     with ThreadPoolExecutor(1) as pool, steps.progress:
         with steps.step(f"generate Verilog of {config.name}"):
-            design_files = write_design(config, out / "verilog")
+            design, verilog, _ = write_design(config, out / "verilog")
+        simulation = CoreSimulation(config, out / "simulation", design=design)
         build = pool.submit(simulation.build)
         data, compressed, checkpoint, accuracy, sizes = _learn(steps, settings, out)
         lowered, results = _integers(steps, settings, config, out, data, compressed, checkpoint, accuracy)
@@ -223,7 +219,7 @@ def run_demo(out, settings=None, console=None):
         "seconds": {**steps.seconds, "total": round(time.monotonic() - start, 1)},
     }
     write_text(out / "report.json", json.dumps(report, indent=1) + "\n")
-    _last_screen(console, out, config, report, design_files)
+    _last_screen(console, out, config, report, verilog)
     return report
 
 
@@ -252,7 +248,7 @@ def _compression_table(rows):
     return table
 
 
-def _last_screen(console, out, config, report, design_files):
+def _last_screen(console, out, config, report, verilog):
     from synth.area import area_table
 
     console.print(area_table(report["area"]))
@@ -281,7 +277,7 @@ def _last_screen(console, out, config, report, design_files):
                     f"{cms['vs_ews']:+.1%} against EWS, codebook counted.",
                     "",
                     f"Files in {out}: report.json, checkpoint/, calibration.json, "
-                    f"verilog/{Path(design_files[0]).name}, digits.png, area.json, area.png",
+                    f"verilog/{verilog.name}, digits.png, area.json, area.png",
                     f"Took {report['seconds']['total']} s.",
                 ]
             ),

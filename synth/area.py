@@ -1,13 +1,13 @@
 """Area reports: one row for each configuration, all of them under one policy."""
 
 import json
-import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
+from golden.files import write_text
 from hdl.config import VARIANTS, ConfigError, MvqError, load_config, preset
 from synth.flow import Policy, synthesise_all
 from synth.liberty import read_liberty, resolve_liberty
@@ -190,11 +190,7 @@ def _generate_all(configs, unit, arithmetic, jobs, progress):
 
 def save_report(report, path):
     """Write ``report`` to ``path`` as JSON, through a temporary name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(partial, path)
+    write_text(path, json.dumps(report, indent=2) + "\n")
 
 
 def load_report(path):

@@ -1,7 +1,6 @@
 """Area reports as stacked bars by block."""
 
-import os
-from pathlib import Path
+from golden.files import replacing
 
 __all__ = ["draw_areas"]
 
@@ -23,7 +22,6 @@ def draw_areas(reports, path, labels=None):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    path = Path(path)
     labels = labels or [""] * len(reports)
     sizes = [list(dict.fromkeys((row["rows"], row["columns"]) for row in report["rows"])) for report in reports]
     blocks = list(dict.fromkeys(block for report in reports for row in report["rows"] for block in row["blocks"]))
@@ -49,11 +47,9 @@ def draw_areas(reports, path, labels=None):
         handles, blocks, loc="outside lower center", ncols=min(len(blocks), 3 * columns), frameon=False, fontsize=8
     )
     figure.suptitle("percentages: total against EWS of the same size", fontsize=8, x=0.99, ha="right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, dpi=150, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
     plt.close(figure)
-    os.replace(partial, path)
 
 
 def _panel(axis, report, size, colours):
