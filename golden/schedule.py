@@ -30,6 +30,8 @@ class LayerShape:
     out_channels, in_channels, groups : K, C, and groups that the channels are split into.
     kernel, stride : (height, width).
     pixels : (height, width) of the ofmap; ``batch`` images follow each other.
+    sources : for a layer that only moves channels, the input channel of each output channel (-1: none, all zeros);
+        else None.
     """
 
     name: str
@@ -40,6 +42,7 @@ class LayerShape:
     pixels: tuple[int, int] = (1, 1)
     groups: int = 1
     batch: int = 1
+    sources: tuple[int, ...] | None = None
 
     @property
     def ofmap_pixels(self):
@@ -79,7 +82,9 @@ class Subset:
     dense_passes : numbers of the P dense passes; (0,) for a compressed layer or a dense tile.
     rows : array rows to load. ``fresh`` : vectors that a pixel needs anew, after the first of an ofmap row.
     pixels, row_pixels : ofmap pixels in all, and in an ofmap row.
-    accumulate : partial sums of the subset before are added. ``final`` : sums are complete.
+    accumulate : partial sums of the subset before are added. ``final`` : sums are complete, to be requantised.
+    raw : sums are complete, and wanted as they are.
+    diagonal : int8 weights of a depthwise layer on a sparse tile, one in a row of the array.
     compressed : weights come as codebook indices. ``codewords``, ``scales`` : codewords and scale vectors to load
         first.
     """
@@ -94,7 +99,9 @@ class Subset:
     row_pixels: int
     accumulate: bool
     final: bool
+    raw: bool
     compressed: bool
+    diagonal: bool = False
     codewords: int = 0
     scales: int = 0
 
@@ -159,16 +166,24 @@ def _tap_subsets(kernel, repeats):
 def _input_groups(shape, config, out_groups):
     """Groups of H input channels that the output-channel groups see: all of them, or the diagonal of a grouped
     convolution."""
-    groups = range(-(-shape.in_channels // config.rows))
+    if shape.sources is not None:
+        channels = shape.sources[out_groups.start * config.columns : out_groups.stop * config.columns]
+        seen = [channel // config.rows for channel in channels if channel >= 0] or [0]
+        return range(min(seen), max(seen) + 1)
     if shape.groups == 1:
-        return groups
+        return range(-(-shape.in_channels // config.rows))
     per_out, per_in = shape.out_channels // shape.groups, shape.in_channels // shape.groups
     first = out_groups.start * config.columns // per_out
     last = (min(out_groups.stop * config.columns, shape.out_channels) - 1) // per_out
     return range(first * per_in // config.rows, ((last + 1) * per_in - 1) // config.rows + 1)
 
 
-def schedule(shape, config, repeats=None, *, compressed, codewords=0, raw=False):
+def _passes(config, compressed, diagonal):
+    """Passes over the weights of a layer."""
+    return 1 if compressed or diagonal else config.dense_passes
+
+
+def schedule(shape, config, repeats=None, *, compressed, codewords=0, raw=False, diagonal=False):
     """Loops of a layer on an array.
 
     Parameters
@@ -178,13 +193,14 @@ def schedule(shape, config, repeats=None, *, compressed, codewords=0, raw=False)
     compressed : weights come as codebook indices. ``codewords`` : codewords to load before the first subset (0: those
         of the layer before).
     raw : the layer's partial sums are wanted, not requantised values.
+    diagonal : a depthwise layer's int8 weights on a sparse tile, one in a row of the array: a single pass.
 
     Raises
     ------
     MvqError : the repeats do not fit the array, or a size exceeds a command field; names layer, value and legal value.
     """
-    repeats = repeats or choose_repeats(shape, config, compressed=compressed)
-    passes = 1 if compressed else config.dense_passes
+    repeats = repeats or choose_repeats(shape, config, compressed=compressed, diagonal=diagonal)
+    passes = _passes(config, compressed, diagonal)
     try:
         config.check_repeats(repeats.out_channel_repeat, repeats.in_channel_repeat, repeats.tap_repeat, repeats.passes)
     except MvqError as error:
@@ -223,7 +239,9 @@ def schedule(shape, config, repeats=None, *, compressed, codewords=0, raw=False)
                     row_pixels=shape.pixels[1],
                     accumulate=position > 0,
                     final=final and not raw,
+                    raw=final and raw,
                     compressed=compressed,
+                    diagonal=diagonal,
                     codewords=0 if subsets else codewords,
                     scales=len(out_groups) if final and not raw else 0,
                 )
@@ -235,19 +253,28 @@ def schedule(shape, config, repeats=None, *, compressed, codewords=0, raw=False)
 _PSUM_BYTES = 3
 
 
-def choose_repeats(shape, config, *, compressed):
+def choose_repeats(shape, config, *, compressed, diagonal=False, psum_vectors=None):
     """A, B, D and P with the fewest cycles and, among equals, the least traffic of activations and partial sums.
 
     The estimate takes a subset as max(compute, load) where two subsets fit the WRF together, and as their sum
     elsewhere.
+
+    Parameters
+    ----------
+    shape, config, compressed, diagonal : as for :func:`schedule`.
+    psum_vectors : partial-sum vectors that can wait between subsets; any number when None.
+
+    Returns
+    -------
+    Repeats, or None when the partial sums of no choice fit ``psum_vectors``.
     """
-    passes = 1 if compressed else config.dense_passes
-    out_groups, in_groups = -(-shape.out_channels // config.columns), -(-shape.in_channels // config.rows)
-    if shape.groups > 1:
-        in_groups = len(_input_groups(shape, config, range(1)))
+    passes = _passes(config, compressed, diagonal)
+    whole = shape.groups == 1 and shape.sources is None
+    out_groups = -(-shape.out_channels // config.columns)
+    in_groups = max(len(_input_groups(shape, config, range(g, g + 1))) for g in range(1 if whole else out_groups))
     kernel_rows, kernel_columns = shape.kernel
     options = itertools.product(
-        range(1, min(out_groups if shape.groups == 1 else 1, config.prf_depth) + 1),
+        range(1, min(out_groups if whole else 1, config.prf_depth) + 1),
         range(1, min(in_groups, config.arf_depth) + 1),
         range(1, kernel_rows + 1),
         range(1, kernel_columns + 1),
@@ -265,10 +292,12 @@ def choose_repeats(shape, config, *, compressed):
         entries = a * b * dy * dx * p
         if entries > config.wrf_depth or b * dy * dx > config.arf_depth:
             continue
-        count = math.prod(
-            -(-total // part)
-            for total, part in ((out_groups, a), (in_groups, b), (kernel_rows, dy), (kernel_columns, dx), (passes, p))
+        inner = math.prod(
+            -(-total // part) for total, part in ((in_groups, b), (kernel_rows, dy), (kernel_columns, dx), (passes, p))
         )
+        if psum_vectors is not None and inner > 1 and pixels * a > psum_vectors:
+            continue
+        count = -(-out_groups // a) * inner
         words = out_groups * in_groups * kernel_rows * kernel_columns * passes
         overlapped = 2 * entries <= config.wrf_depth or config.wrf_depth == 1
         cost = words * (max(pixels, load) if overlapped else pixels + load) + 4 * count
@@ -276,6 +305,8 @@ def choose_repeats(shape, config, *, compressed):
         traffic = config.rows * fresh / (a * p) + _PSUM_BYTES * config.columns / (b * dy * dx * p)
         if best_cost is None or (cost, traffic) < best_cost:
             best, best_cost = (a, b, dy, dx, p), (cost, traffic)
+    if best is None:
+        return None
     a, b, dy, dx, p = best
     return Repeats(out_channel_repeat=a, in_channel_repeat=b, tap_rows=dy, tap_columns=dx, passes=p)
 

@@ -1,6 +1,6 @@
 """What the core's streams carry for a layer: commands, the packed weight image, activation vectors, partial sums.
 
-The packed image is a sequence of 64-bit words. For each subset it holds, each from a word boundary,
+The packed image is a sequence of words of ``stream_width`` bits. For each subset it holds, each from a word boundary,
 
 * its codewords (first subset of a layer only): d int8 from the low byte on, padded to whole words;
 * its scales (last subset of a group of output channels only): for each of the A groups, one 32-bit word for each of L
@@ -11,13 +11,15 @@ The packed image is a sequence of 64-bit words. For each subset it holds, each f
   int8, ``raw_vectors`` subvectors a word or ``raw_words`` words a subvector.
 """
 
+import copy
+
 import numpy as np
 
 from golden import integer
 from golden.masks import decode_masks
 from golden.packing import pack_bits, pack_entries
 
-__all__ = ["WeightImage", "command_fields", "gather_ifmap", "pack_command", "partial_sums"]
+__all__ = ["WeightImage", "command_fields", "gather_ifmap", "pack_command", "pack_fields", "partial_sums"]
 
 
 def command_fields(subset, config, requantisation=None):
@@ -26,6 +28,7 @@ def command_fields(subset, config, requantisation=None):
         "codewords": subset.codewords,
         "compressed": int(subset.compressed),
         "pass_offset": _pass_offset(subset.dense_passes[0], config),
+        "diagonal": int(subset.diagonal),
         "scales": subset.scales,
         "rows": subset.rows,
         "entries": subset.entries,
@@ -37,22 +40,28 @@ def command_fields(subset, config, requantisation=None):
         "pixels": subset.pixels,
         "accumulate": int(subset.accumulate),
         "final": int(subset.final),
+        "raw": int(subset.raw),
         "relu": int(subset.final and requantisation.low == 0),
         "high": requantisation.high if subset.final else 127,
     }
 
 
-def pack_command(values, config):
-    """``values`` (field -> integer) as one integer, first field in the low bits; ValueError where a value does not
-    fit."""
+def pack_fields(values, fields):
+    """``values`` (field -> integer) as one integer, the first of ``fields`` (name, width) in the low bits; ValueError
+    where a value does not fit."""
     word, position = 0, 0
-    for name, width in config.command_fields:
+    for name, width in fields:
         value = int(values[name])
         if not 0 <= value < 1 << width:
-            raise ValueError(f"command field {name} = {value} does not fit its {width} bits")
+            raise ValueError(f"{name} = {value} does not fit its {width} bits")
         word |= value << position
         position += width
     return word
+
+
+def pack_command(values, config):
+    """``values`` (field -> integer) as the core's command; ValueError where a value does not fit."""
+    return pack_fields(values, config.command_fields)
 
 
 def _pass_offset(dense_pass, config):
@@ -62,6 +71,8 @@ def _pass_offset(dense_pass, config):
 
 def _fit(array, axis, size):
     """``array`` padded with zeros at the end of ``axis`` to ``size``."""
+    if array.shape[axis] == size:
+        return array
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, size - array.shape[axis])
     return np.pad(array, widths)
@@ -110,15 +121,32 @@ class WeightImage:
         # Where there are no channels the array still works on entry 0: columns that nobody reads.
         self.weight = np.moveaxis(vectors, -1, 1).reshape(out_groups * config.columns, *index.shape[1:])
 
+    def rearranged(self, in_channels, change):
+        """This image with other input channels and taps.
+
+        Parameters
+        ----------
+        in_channels : C, of which the weights may hold more.
+        change : from (..., C, kh, kw) to (..., C', kh', kw'), for any first axis.
+        """
+        image = copy.copy(self)
+        for name in ("weight", "entries"):
+            values = getattr(self, name)
+            if values is not None:
+                values = change(values[:, :in_channels])
+                groups = -(-values.shape[1] // self.config.rows)
+                setattr(image, name, _fit(values, 1, groups * self.config.rows))
+        return image
+
     def block(self, subset):
         """Weights of a subset, int8 (D, B, P, A, H, L): what the array multiplies by, dense passes separated."""
         config = self.config
-        taps = np.stack([self.weight[:, :, ky, kx] for ky, kx in subset.taps])  # (D, K, C)
-        taps = taps[:, subset.out_groups.start * config.columns : subset.out_groups.stop * config.columns]
-        taps = taps[:, :, subset.in_groups.start * config.rows : subset.in_groups.stop * config.rows]
+        out_channels = slice(subset.out_groups.start * config.columns, subset.out_groups.stop * config.columns)
+        in_channels = slice(subset.in_groups.start * config.rows, subset.in_groups.stop * config.rows)
+        taps = np.stack([self.weight[out_channels, in_channels, ky, kx] for ky, kx in subset.taps])  # (D, K, C)
         shape = (len(subset.taps), len(subset.out_groups), config.columns, len(subset.in_groups), config.rows)
         block = taps.reshape(shape).transpose(0, 3, 1, 4, 2)[:, :, None]  # (D, B, 1, A, H, L)
-        if config.tile == "dense" or subset.compressed:
+        if config.tile == "dense" or subset.compressed or subset.diagonal:
             return block
         passes = np.zeros((len(subset.dense_passes), config.columns), bool)
         position = np.arange(config.columns) % config.m
@@ -136,20 +164,21 @@ class WeightImage:
         config = self.config
         parts = []
         if subset.codewords:
-            parts.append(_as_words(_fit(self.codebook, 1, config.codeword_words * 8)))
+            parts.append(_as_words(_fit(self.codebook, 1, config.codeword_words * config.stream_width // 8)))
         if subset.scales:
-            parts.append(_as_words(_fit(self.scale_words(subset), 1, config.scale_words * 2)))
+            parts.append(_as_words(_fit(self.scale_words(subset), 1, config.scale_words * config.stream_width // 32)))
         parts.append(self._entries(subset) if subset.compressed else self._raw(subset))
         return np.concatenate(parts)
 
     def _entries(self, subset):
         config = self.config
-        entries = np.stack([self.entries[:, :, ky, kx] for ky, kx in subset.taps])
-        entries = entries[:, subset.out_groups.start * config.groups : subset.out_groups.stop * config.groups]
-        entries = entries[:, :, subset.in_groups.start * config.rows : subset.in_groups.stop * config.rows]
+        out_vectors = slice(subset.out_groups.start * config.groups, subset.out_groups.stop * config.groups)
+        in_channels = slice(subset.in_groups.start * config.rows, subset.in_groups.stop * config.rows)
+        entries = np.stack([self.entries[out_vectors, in_channels, ky, kx] for ky, kx in subset.taps])
         shape = (len(subset.taps), len(subset.out_groups), config.groups, len(subset.in_groups), config.rows)
         ordered = entries.reshape(shape).transpose(0, 3, 1, 4, 2)[..., : subset.rows, :]  # (D, B, A, rows, L/d)
-        return pack_bits(ordered.reshape(-1), config.entry_width)
+        words = pack_bits(ordered.reshape(-1), config.entry_width)
+        return _fit(words, 0, len(words) + -len(words) % (config.stream_width // 64))
 
     def _raw(self, subset):
         config = self.config
@@ -157,13 +186,17 @@ class WeightImage:
         vectors = block.reshape(*block.shape[:-1], config.groups, config.vector_length)
         if config.tile == "sparse":
             grouped = vectors.reshape(*vectors.shape[:-1], config.vector_length // config.m, config.m)
-            offsets = [_pass_offset(number, config) for number in subset.dense_passes]
-            picked = [grouped[:, :, i, ..., offset : offset + config.n] for i, offset in enumerate(offsets)]
-            vectors = np.stack(picked, axis=2).reshape(*vectors.shape[:-1], config.multipliers_per_vector)
+            # first weight that each pass (or, on the diagonal, each row) reads of every group: (D, B, P, A, rows, ...)
+            offsets = np.array([_pass_offset(number, config) for number in subset.dense_passes]).reshape(-1, 1, 1)
+            if subset.diagonal:
+                offsets = np.minimum(np.arange(subset.rows) % config.m, config.m - config.n)
+            offsets = offsets[..., None, None, None] + np.arange(config.n)
+            vectors = np.take_along_axis(grouped, np.broadcast_to(offsets, (*grouped.shape[:-1], config.n)), axis=-1)
+            vectors = vectors.reshape(*vectors.shape[:-2], config.multipliers_per_vector)
         if config.raw_vectors:
             turns = vectors.reshape(*vectors.shape[:-2], -1, config.raw_vectors * config.multipliers_per_vector)
-            return _as_words(_fit(turns, turns.ndim - 1, 8))
-        return _as_words(_fit(vectors, vectors.ndim - 1, config.raw_words * 8))
+            return _as_words(_fit(turns, turns.ndim - 1, config.stream_width // 8))
+        return _as_words(_fit(vectors, vectors.ndim - 1, config.raw_words * config.stream_width // 8))
 
 
 def _windows(x, subset, shape, padding, config):

@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["VARIANTS", "ArrayConfig", "ConfigError", "MvqError", "load_config", "preset"]
+__all__ = [
+    "VARIANTS",
+    "ArrayConfig",
+    "ConfigError",
+    "MvqError",
+    "address_width",
+    "from_parameters",
+    "load_config",
+    "preset",
+    "read_parameters",
+]
 
 
 class MvqError(ValueError):
@@ -49,6 +59,11 @@ VARIANTS = {
 }
 
 
+def address_width(count):
+    """Bits of an address of ``count`` places; at least 1."""
+    return max(1, (count - 1).bit_length())
+
+
 def _divisors(number):
     return [value for value in range(1, number + 1) if number % value == 0]
 
@@ -80,7 +95,11 @@ class ArrayConfig:
     crf_read_ports : codewords rebuilt in one cycle; divides L/d; L/d when None.
     mask_path : ``direct`` decodes a mask code straight to weight offsets; ``lut`` is the paper's ROM and leading-zero
         encoder.
-    arithmetic : ``behavioural`` operators, or an explicit ``bit_heap`` of full and half adders; equal to the bit.
+    style : ``behavioural`` operators and memories, for simulation and FPGAs; or ``structural``: bit heaps of adders and
+        one-hot selects, for area on standard cells. Equal to the bit and to the cycle.
+    gating_counter : count the multiplications that a zero operand saves (a port of the array, a counter of the
+        accelerator).
+    stream_width : bits of a word of the weight stream, and of the accelerator's memory bus (paper section 7.1: 64).
 
     Raises
     ------
@@ -103,13 +122,13 @@ class ArrayConfig:
     psum_width: int = 24
     crf_read_ports: int | None = None
     mask_path: Literal["direct", "lut"] = "direct"
-    arithmetic: Literal["behavioural", "bit_heap"] = "behavioural"
+    style: Literal["behavioural", "structural"] = "behavioural"
+    stream_width: Literal[64, 128, 256] = 64
+    gating_counter: bool = False
 
-    #: bits of an activation and of a weight (paper Tab. 9: INT8), and of a word of the weight stream (section 7.1:
-    #: 64-bit DMA).
+    #: bits of an activation and of a weight (paper Tab. 9: INT8).
     activation_width = 8
     weight_width = 8
-    stream_width = 64
 
     def __post_init__(self):
         def default(name, value):
@@ -127,11 +146,16 @@ class ArrayConfig:
             ("weights", ("int8", "codebook", "masked_codebook")),
             ("tile", ("dense", "sparse")),
             ("mask_path", ("direct", "lut")),
-            ("arithmetic", ("behavioural", "bit_heap")),
+            ("style", ("behavioural", "structural")),
         ):
             if getattr(self, name) not in legal:
                 raise ConfigError(name, getattr(self, name), f"must be one of {', '.join(legal)}")
 
+        if not isinstance(self.gating_counter, bool):
+            raise ConfigError("gating_counter", self.gating_counter, "must be true or false")
+        if self.stream_width not in (64, 128, 256):
+            nearest = _nearest(self.stream_width, (64, 128, 256)) if isinstance(self.stream_width, int) else 64
+            raise ConfigError("stream_width", self.stream_width, "must be 64, 128 or 256", nearest)
         d = self.vector_length
         if self.columns % d:
             nearest = max(d, round(self.columns / d) * d)
@@ -148,7 +172,7 @@ class ArrayConfig:
             if d % self.m:
                 nearest = max(self.m, round(d / self.m) * self.m)
                 raise ConfigError("vector_length", d, f"must be a multiple of m = {self.m}", nearest)
-        default("index_width", max(1, (self.codewords - 1).bit_length()))
+        default("index_width", address_width(self.codewords))
         if self.codewords > 1 << self.index_width:
             raise ConfigError(
                 "codewords",
@@ -214,6 +238,11 @@ class ArrayConfig:
         return self.vector_length * self.n // self.m if self.tile == "sparse" else self.vector_length
 
     @property
+    def multipliers(self):
+        """Multipliers of the whole array."""
+        return self.rows * self.groups * self.multipliers_per_vector
+
+    @property
     def mask_groups(self):
         """Mask codes in one entry: d/M, or 0 without masks."""
         return self.vector_length // self.m if self.has_masks else 0
@@ -246,7 +275,7 @@ class ArrayConfig:
     @property
     def entry_address_width(self):
         """Bits of a WRF address."""
-        return max(1, (self.wrf_depth - 1).bit_length())
+        return address_width(self.wrf_depth)
 
     @property
     def scale_depth(self):
@@ -290,7 +319,7 @@ class ArrayConfig:
 
         fields = [("codewords", bits(self.codewords))] if self.has_codebook else []
         fields += [("compressed", 1)] if self.has_codebook else []
-        fields += [("pass_offset", self.offset_width)] if self.tile == "sparse" else []
+        fields += [("pass_offset", self.offset_width), ("diagonal", 1)] if self.tile == "sparse" else []
         return [
             *fields,
             ("scales", bits(self.scale_depth)),
@@ -304,6 +333,7 @@ class ArrayConfig:
             ("pixels", 24),
             ("accumulate", 1),
             ("final", 1),
+            ("raw", 1),
             ("relu", 1),
             ("high", 7),
         ]
@@ -371,40 +401,69 @@ def preset(variant, rows, columns=None, **changes):
     return ArrayConfig(**{**fields, **changes})
 
 
-def load_config(source):
-    """Read a configuration from a preset name (``ews-cms-16x16``), or a TOML or JSON file.
+def _preset_name(text):
+    """(variant, rows, columns) of a preset's name, or None."""
+    match = re.fullmatch(r"([a-z-]+)-(\d+)x(\d+)", str(text))
+    return match and (match[1], int(match[2]), int(match[3]))
 
-    A file holds :class:`ArrayConfig` fields; the key ``preset`` names a preset that the other keys override.
+
+def read_parameters(source, parameters):
+    """The parameters of a preset name (``ews-cms-16x16``), or of a TOML or JSON file.
+
+    Parameters
+    ----------
+    source : name or path. ``parameters`` : names that a file may hold, beside ``preset``.
+
+    Returns
+    -------
+    (preset, values) : (variant, rows, columns) or None, and the file's other parameters.
 
     Raises
     ------
-    ConfigError : unknown preset or key, or an illegal value. FileNotFoundError never escapes: it is reported as
-        ConfigError.
+    ConfigError : unknown preset or parameter, or a file that cannot be read.
     """
     text = str(source)
-    match = re.fullmatch(r"([a-z-]+)-(\d+)x(\d+)", text)
-    if match:
-        return preset(match[1], int(match[2]), int(match[3]))
+    if name := _preset_name(text):
+        return name, {}
     path = Path(text)
     if path.suffix not in (".toml", ".json"):
         raise ConfigError("config", text, "is neither a preset such as 'ews-cms-16x16' nor a .toml or .json file")
     try:
         content = path.read_text()
-        data = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
+        values = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
     except OSError as error:
         raise ConfigError("config", text, f"cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise ConfigError("config", text, f"is not valid {path.suffix[1:].upper()} ({error})") from error
-    if not isinstance(data, dict):
+    if not isinstance(values, dict):
         raise ConfigError("config", text, "must hold a table of parameters")
-    base = data.pop("preset", None)
-    known = {field.name for field in dataclasses.fields(ArrayConfig)}
-    for key in data:
-        if key not in known:
-            raise ConfigError(key, data[key], f"is not a parameter; the parameters are {', '.join(sorted(known))}")
-    if base is None:
-        return ArrayConfig(**data)
-    match = re.fullmatch(r"([a-z-]+)-(\d+)x(\d+)", str(base))
-    if not match:
+    base = values.pop("preset", None)
+    for key in values:
+        if key not in parameters:
+            raise ConfigError(
+                key, values[key], f"is not a parameter; the parameters are {', '.join(sorted(parameters))}"
+            )
+    name = None if base is None else _preset_name(base)
+    if base is not None and name is None:
         raise ConfigError("preset", base, "is not a preset such as 'ews-cms-16x16'")
-    return preset(match[1], data.pop("rows", int(match[2])), data.pop("columns", int(match[3])), **data)
+    return name, values
+
+
+def from_parameters(name, values):
+    """:class:`ArrayConfig` of what :func:`read_parameters` gives."""
+    if name is None:
+        return ArrayConfig(**values)
+    variant, rows, columns = name
+    values = {"rows": rows, "columns": columns, **values}
+    return preset(variant, values.pop("rows"), values.pop("columns"), **values)
+
+
+def load_config(source):
+    """Read an array's configuration from a preset name, or from a TOML or JSON file of :class:`ArrayConfig` fields; its
+    key ``preset`` names a preset that the other keys override.
+
+    Raises
+    ------
+    ConfigError : unknown preset or key, or an illegal value, or a file that cannot be read.
+    """
+    return from_parameters(*read_parameters(source, {field.name for field in dataclasses.fields(ArrayConfig)}))

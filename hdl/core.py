@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from .array.activation_file import ActivationFile
 from .array.partial_sum_file import PartialSumFile
 from .array.systolic_array import SystolicArray
+from .config import address_width
 from .control.command import command_layout
 from .control.requantiser import Requantiser, ScaleMemory
 from .control.sequencer import Sequencer, control_layout
@@ -31,12 +32,14 @@ BLOCKS = {
 
 
 def ofmap_layout(config):
-    """An ofmap vector: int8 ``values`` when ``final``, and the partial sums they came from."""
+    """An ofmap vector: int8 ``values`` when ``final``, and the partial sums they came from, which are the result when
+    ``raw``."""
     return data.StructLayout(
         {
             "values": data.ArrayLayout(signed(8), config.columns),
             "psums": data.ArrayLayout(signed(config.psum_width), config.columns),
             "final": 1,
+            "raw": 1,
         }
     )
 
@@ -60,6 +63,11 @@ class Core(wiring.Component):
     psum_in : In(stream of ``columns`` signed(psum_width)). Partial sums of earlier subsets, for commands that
         ``accumulate``.
     ofmap : Out(stream of ofmap_layout). A vectors for each pixel.
+    loading : Out(1). The weight stream is at the words of a command, from the cycle after it was taken to the last word
+        it needs.
+    computing : Out(1). The array works in this cycle. ``weight_stall`` : Out(1). It does not, because weights are still
+        being loaded. ``activation_stall`` : Out(1). It does not, because an activation vector is missing.
+    gated : Out. Multiplications that a zero saved (with ``gating_counter`` only).
     busy : Out(1). A command is under way, or an ofmap vector has not been taken.
     """
 
@@ -67,14 +75,20 @@ class Core(wiring.Component):
 
     def __init__(self, config):
         self.config = config
+        gated = {"gated": Out(address_width(config.multipliers + 1))} if config.gating_counter else {}
         super().__init__(
             {
+                **gated,
                 "command": In(stream.Signature(command_layout(config))),
                 "weights": In(stream.Signature(config.stream_width)),
                 "ifmap": In(stream.Signature(data.ArrayLayout(signed(8), config.rows))),
                 "psum_in": In(stream.Signature(data.ArrayLayout(signed(config.psum_width), config.columns))),
                 "ofmap": Out(stream.Signature(ofmap_layout(config))),
+                "loading": Out(1),
                 "busy": Out(1),
+                "computing": Out(1),
+                "weight_stall": Out(1),
+                "activation_stall": Out(1),
             }
         )
 
@@ -98,7 +112,7 @@ class Core(wiring.Component):
 
         # The whole pipeline stands still while an ofmap vector waits, or a partial sum to accumulate is missing.
         step, blocked, wants_psum = Signal(), Signal(), Signal()
-        out_valid, out_final, out_relu, out_high = Signal(), Signal(), Signal(), Signal(7)
+        out_valid, out_final, out_raw, out_relu, out_high = Signal(), Signal(), Signal(), Signal(), Signal(7)
         out_psums = [Signal(config.psum_width, name=f"out_psum_{i}", reset_less=True) for i in range(config.columns)]
         m.d.comb += [
             blocked.eq(out_valid & ~self.ofmap.ready),
@@ -172,10 +186,11 @@ class Core(wiring.Component):
             m.d.sync += out_valid.eq(bottom.valid & bottom.last)
             with m.If(bottom.valid & bottom.last):
                 m.d.sync += [psum.eq(total) for psum, total in zip(out_psums, prf.totals, strict=True)]
-                m.d.sync += [out_final.eq(bottom.final), out_relu.eq(bottom.relu), out_high.eq(bottom.high)]
+                m.d.sync += [out_final.eq(bottom.final), out_raw.eq(bottom.raw)]
+                m.d.sync += [out_relu.eq(bottom.relu), out_high.eq(bottom.high)]
         payload = self.ofmap.payload
         for column in range(config.columns):
-            requantiser = place(m, platform, f"requantiser_{column}", Requantiser(config.psum_width, config.arithmetic))
+            requantiser = place(m, platform, f"requantiser_{column}", Requantiser(config.psum_width, config.style))
             m.d.comb += [
                 requantiser.psum.eq(out_psums[column]),
                 requantiser.scale.eq(scales.scales.word_select(column, 32)),
@@ -184,11 +199,18 @@ class Core(wiring.Component):
                 payload.values[column].eq(requantiser.value),
                 payload.psums[column].eq(out_psums[column]),
             ]
-        m.d.comb += [self.ofmap.valid.eq(out_valid), payload.final.eq(out_final)]
+        m.d.comb += [self.ofmap.valid.eq(out_valid), payload.final.eq(out_final), payload.raw.eq(out_raw)]
 
         under_way = Signal(3)  # loading, loaded, computing, draining
         started = Signal()
         m.d.comb += started.eq(self.command.valid & self.command.ready)
         m.d.sync += under_way.eq(under_way + started - (done & bottom.end))
-        m.d.comb += self.busy.eq((under_way != 0) | out_valid)
+        m.d.comb += [
+            self.computing.eq(sequencer.issue & step),
+            self.weight_stall.eq(sequencer.subset.ready & ~sequencer.issue & loader.loading),
+            self.activation_stall.eq(sequencer.starved),
+        ]
+        if config.gating_counter:
+            m.d.comb += self.gated.eq(array.gated)
+        m.d.comb += [self.loading.eq(loader.loading), self.busy.eq((under_way != 0) | out_valid)]
         return m

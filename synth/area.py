@@ -80,10 +80,10 @@ def _reference(config):
     return preset("ews", config.rows, config.columns, **_changes(config, "ews"))
 
 
-def _generate(config, unit, arithmetic):
+def _generate(config, unit, style):
     from hdl.verilog import generate  # loads Amaranth, in a process of its own
 
-    design = generate(config.replace(arithmetic=arithmetic), unit)
+    design = generate(config.replace(style=style), unit)
     return design.text, design.top, design.blocks
 
 
@@ -132,7 +132,7 @@ def area_report(configs, liberty="nangate45", unit=None, policy=None, *, jobs=2,
     started = time.monotonic()
     references = [] if unit else [_reference(config) for config in configs]
     needed = list(dict.fromkeys([*configs, *references]))
-    designs = _generate_all(needed, unit, policy.arithmetic, jobs, progress)
+    designs = _generate_all(needed, unit, policy.style, jobs, progress)
     netlists = synthesise_all(
         [(config.name, text, top) for config, (text, top, _) in zip(needed, designs, strict=True)],
         library,
@@ -167,15 +167,15 @@ def area_report(configs, liberty="nangate45", unit=None, policy=None, *, jobs=2,
     }
 
 
-def _generate_all(configs, unit, arithmetic, jobs, progress):
+def _generate_all(configs, unit, style, jobs, progress):
     """[(text, top, blocks)] in the order of ``configs``, elaborated in ``jobs`` processes."""
     if len(configs) == 1:
-        found = [_generate(configs[0], unit, arithmetic)]
+        found = [_generate(configs[0], unit, style)]
         if progress:
             progress("generate", 1, 1)
         return found
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_generate, config, unit, arithmetic) for config in configs]
+        futures = [pool.submit(_generate, config, unit, style) for config in configs]
         found = []
         try:
             for done, future in enumerate(futures, 1):

@@ -39,14 +39,14 @@ class Policy:
         enable, where the library has such a cell; ``flip_flop`` gives each flip-flop a multiplexer for its enable.
     gated_bits : smallest group that gets a clock-gating cell.
     abc_script : technology mapping.
-    arithmetic : what the generated Verilog spells its sums and products as; ``bit_heap`` maps to the library's adder
-        cells and is far below what Yosys makes of ``behavioural`` operators. Equal to the bit.
+    style : how the generated Verilog is written; ``structural`` maps to the library's adder cells and is far below what
+        Yosys makes of ``behavioural`` operators and memories. Equal to the bit.
     """
 
     register_files: Literal["clock_gated", "flip_flop"] = "clock_gated"
     gated_bits: int = 3
     abc_script: str = ABC_SCRIPT
-    arithmetic: Literal["bit_heap", "behavioural"] = "bit_heap"
+    style: Literal["structural", "behavioural"] = "structural"
     hierarchy = "module boundaries kept; each distinct module synthesised once; power-up values ignored"
 
     def __post_init__(self):
@@ -60,7 +60,7 @@ class Policy:
             "register_files": self.register_files,
             "gated_bits": self.gated_bits,
             "abc_script": self.abc_script,
-            "arithmetic": self.arithmetic,
+            "style": self.style,
         }
 
 

@@ -5,7 +5,7 @@ from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..register_file import RegisterFile, one_hot
+from ..register_file import RegisterFile
 from ..verilog import place
 
 __all__ = ["ActivationFile", "successor"]
@@ -65,16 +65,18 @@ class ActivationFile(wiring.Component):
         held = Signal(range(depth + 1))  # vectors between tail and head
         ahead = Signal(range(depth + 1))  # vectors between tail and cursor
 
-        arf = place(m, platform, "arf", RegisterFile(depth, width, module_name=f"arf_{depth}x{width}"))
+        arf = place(
+            m, platform, "arf", RegisterFile(depth, width, style=self.config.style, module_name=f"arf_{depth}x{width}")
+        )
         enter, leave = Signal(), Signal()
         m.d.comb += [
             self.ifmap.ready.eq(held != depth),
             enter.eq(self.ifmap.valid & self.ifmap.ready),
             leave.eq(self.advance & self.free),
             self.available.eq(ahead != held),
-            arf.write.eq(one_hot(m, "write", head, depth, enter)),
+            arf.write.eq(arf.words.write(m, "write", head, enter)),
             arf.data.eq(self.ifmap.payload.as_value()),
-            arf.select[0].eq(one_hot(m, "select", cursor, depth)),
+            arf.select[0].eq(arf.words.read(m, "select", cursor)),
             Cat(*self.activations).eq(arf.value[0]),
         ]
         tail_next = Signal(pointer_width)

@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..pe.arithmetic import Adder
-from ..register_file import RegisterFile, one_hot
+from ..register_file import RegisterFile, WordSelect
 from ..verilog import place
 
 __all__ = ["PartialSumFile"]
@@ -19,13 +19,14 @@ class _Column(wiring.Component):
     def __init__(self, config):
         self.config = config
         width = config.psum_width
+        words = WordSelect(config.prf_depth, config.style)
         super().__init__(
             {
                 "sum": In(width),
                 "initial": In(width),
                 "first": In(1),
-                "select": In(config.prf_depth),
-                "write": In(config.prf_depth),
+                "select": In(words.width),
+                "write": In(words.write_width),
                 "total": Out(width),
             }
         )
@@ -33,11 +34,16 @@ class _Column(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config, width = self.config, self.config.psum_width
-        adder = place(m, platform, "adder", Adder(1, width, width, config.arithmetic))
+        adder = place(m, platform, "adder", Adder(1, width, width, config.style))
         m.d.comb += [adder.terms[0].eq(self.sum), adder.base.eq(self.initial), self.total.eq(adder.total)]
         if config.wrf_depth > 1:  # with one word a subset has a single step for each pixel, which is the first
             prf = place(
-                m, platform, "prf", RegisterFile(config.prf_depth, width, module_name=f"prf_{config.prf_depth}x{width}")
+                m,
+                platform,
+                "prf",
+                RegisterFile(
+                    config.prf_depth, width, style=config.style, module_name=f"prf_{config.prf_depth}x{width}"
+                ),
             )
             m.d.comb += [prf.select[0].eq(self.select), prf.write.eq(self.write), prf.data.eq(adder.total)]
             with m.If(~self.first):
@@ -80,7 +86,8 @@ class PartialSumFile(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        select = one_hot(m, "select", self.address, self.config.prf_depth)
+        words = WordSelect(self.config.prf_depth, self.config.style)
+        select = words.read(m, "select", self.address)
         for index in range(self.config.columns):
             column = place(m, platform, f"column_{index}", _Column(self.config))
             m.d.comb += [
@@ -88,7 +95,7 @@ class PartialSumFile(wiring.Component):
                 column.initial.eq(self.initial[index]),
                 column.first.eq(self.first),
                 column.select.eq(select),
-                column.write.eq(select & (self.step & self.valid).replicate(len(select))),
+                column.write.eq(words.gate(select, self.step & self.valid)),
                 self.totals[index].eq(column.total),
             ]
         return m

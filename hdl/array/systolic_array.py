@@ -4,6 +4,7 @@ from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from ..config import address_width
 from ..delay import Delay
 from ..pe.arithmetic import PRODUCT_WIDTH
 from ..pe.tile import Tile
@@ -38,6 +39,7 @@ class SystolicArray(wiring.Component):
         (WRF word) with them.
     write : In(1), ``write_groups`` : In(L/d), ``write_row``, ``write_address``: where to write a subvector of weights.
     weights, offsets : for each CRF port, the subvector that it drives to the groups g with g mod ports = port.
+    gated : Out. Multiplications that a zero saved (with ``gating_counter`` only).
     sums : Out(psum_width) for each column, modulo 2**psum_width.
     """
 
@@ -60,6 +62,8 @@ class SystolicArray(wiring.Component):
         }
         if config.tile == "sparse":
             ports["offsets"] = In(config.multipliers_per_vector * config.offset_width).array(config.crf_read_ports)
+        if config.gating_counter:
+            ports["gated"] = Out(address_width(config.multipliers + 1))
         super().__init__(ports)
 
     @property
@@ -106,6 +110,8 @@ class SystolicArray(wiring.Component):
                     above = offset_constant if tr == 0 else tiles[tr - 1, tc].psums_out[column]
                     m.d.comb += tile.psums_in[column].eq(above)
 
+        if config.gating_counter:
+            m.d.comb += self.gated.eq(sum(tile.gated for tile in tiles.values()))
         for tc in range(tile_columns):
             psums = Cat(*tiles[tile_rows - 1, tc].psums_out)
             psums = _delayed(m, platform, f"straighten_{tc}", self.step, psums, tile_columns - 1 - tc)

@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ..register_file import RegisterFile, one_hot
+from ..register_file import RegisterFile, any_of, one_hot
 from ..verilog import place
 
 __all__ = ["CodebookRegisterFile"]
@@ -46,6 +46,25 @@ class CodebookRegisterFile(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        if self.config.style == "structural":
+            self._banks(m, platform)
+        else:
+            self._memory(m, platform)
+        return m
+
+    def _file(self, depth, name):
+        width, ports = self.config.vector_length * 8, self.config.crf_read_ports
+        return RegisterFile(
+            depth, width, style=self.config.style, read_ports=ports, module_name=f"{name}_{depth}x{width}"
+        )
+
+    def _memory(self, m, platform):
+        crf = place(m, platform, "file", self._file(self.config.codewords, "crf"))
+        m.d.comb += [crf.write.eq(crf.words.gate(self.write_index, self.write)), crf.data.eq(self.codeword)]
+        for port in range(self.config.crf_read_ports):
+            m.d.comb += [crf.select[port].eq(self.indices[port]), self.codewords[port].eq(crf.value[port])]
+
+    def _banks(self, m, platform):
         config = self.config
         width, ports = config.vector_length * 8, config.crf_read_ports
         low_width = min(config.index_width, (_BANK - 1).bit_length())
@@ -61,12 +80,7 @@ class CodebookRegisterFile(wiring.Component):
         values = [[] for _ in range(ports)]
         for bank, start in enumerate(range(0, config.codewords, _BANK)):
             depth = min(_BANK, config.codewords - start)
-            crf = place(
-                m,
-                platform,
-                f"bank_{bank}",
-                RegisterFile(depth, width, read_ports=ports, module_name=f"crf_bank_{depth}x{width}"),
-            )
+            crf = place(m, platform, f"bank_{bank}", self._file(depth, "crf_bank"))
             enable = Signal(name=f"write_bank_{bank}")
             m.d.comb += [
                 enable.eq(self.write & write_banks[bank]),
@@ -78,8 +92,4 @@ class CodebookRegisterFile(wiring.Component):
                 m.d.comb += [hit.eq(banks[bank]), crf.select[port].eq(words[:depth] & hit.replicate(depth))]
                 values[port].append(crf.value[port] & hit.replicate(width) if depth == 1 else crf.value[port])
         for port in range(ports):
-            terms = values[port]
-            while len(terms) > 1:
-                terms = [terms[i] | terms[i + 1] if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
-            m.d.comb += self.codewords[port].eq(terms[0])
-        return m
+            m.d.comb += self.codewords[port].eq(any_of(values[port]))

@@ -63,10 +63,14 @@ class VectorRebuild(wiring.Component):
                 weights += [value & decoder.mask[position].replicate(8) for position, value in enumerate(word)]
                 continue
             for i in range(config.n):
-                lines = Signal(config.m - config.n + 1, name=f"lines_{group}_{i}")
-                m.d.comb += [lines[offset].eq(decoder.offsets[i] == offset) for offset in range(len(lines))]
-                weights.append(select(word[i : i + len(lines)], lines))
+                within_reach = word[i : i + config.m - config.n + 1]
                 offsets.append(decoder.offsets[i])
+                if config.style == "behavioural":
+                    weights.append(Cat(*within_reach).word_select(decoder.offsets[i], 8))
+                    continue
+                lines = Signal(len(within_reach), name=f"lines_{group}_{i}")
+                m.d.comb += [lines[offset].eq(decoder.offsets[i] == offset) for offset in range(len(lines))]
+                weights.append(select(within_reach, lines))
         m.d.comb += self.weights.eq(Cat(*weights))
         if offsets:
             m.d.comb += self.offsets.eq(Cat(*offsets))

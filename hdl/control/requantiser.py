@@ -1,20 +1,17 @@
 """Requantiser: partial sums to int8 by a scale and a bias for each output channel (our decision; the paper leaves it
 open)."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from ..pe.arithmetic import reduce_heap
+from .scaling import FACTOR_LAYOUT, SCALED_WIDTH, clamped, scaled
 
 __all__ = ["SCALE_LAYOUT", "Requantiser", "ScaleMemory"]
 
-#: one scale word: |scale| = (256 + mantissa) / 2**(shift + 6), bias in 1/64 of an output step.
-SCALE_LAYOUT = data.StructLayout({"mantissa": 8, "shift": 6, "negative": 1, "bias": signed(17)})
-
-_FRACTION = 6  # fractional bits kept until the bias is added
-_WIDTH = 18  # bits of the scaled partial sum after saturation
+#: one scale word: the fields of a factor, and a bias in 1/64 of an output step.
+SCALE_LAYOUT = data.StructLayout({**FACTOR_LAYOUT.members, "bias": signed(17)})
 
 
 class Requantiser(wiring.Component):
@@ -26,7 +23,7 @@ class Requantiser(wiring.Component):
     Parameters
     ----------
     psum_width : bits of ``psum``.
-    arithmetic : ``behavioural`` or ``bit_heap``, for the product.
+    style : ``behavioural`` or ``structural``, for the product.
 
     Members
     -------
@@ -37,8 +34,8 @@ class Requantiser(wiring.Component):
     module_name = "requantiser"
     latency = 0
 
-    def __init__(self, psum_width, arithmetic="behavioural"):
-        self.psum_width, self.arithmetic = psum_width, arithmetic
+    def __init__(self, psum_width, style="behavioural"):
+        self.psum_width, self.style = psum_width, style
         super().__init__(
             {
                 "psum": In(signed(psum_width)),
@@ -51,47 +48,9 @@ class Requantiser(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        product = Signal(signed(self.psum_width + 10))
-        shifted = Signal.like(product)
-        scaled = Signal(signed(_WIDTH))
-        limit = 1 << (_WIDTH - 1)
-        rounded = Signal(signed(_WIDTH + 1 - _FRACTION))
-        low, high = Signal(signed(8)), Signal(signed(8))
-        m.d.comb += [
-            product.eq(self._product(m, platform)),
-            shifted.eq(product >> self.scale.shift),
-            scaled.eq(Mux(shifted >= limit, limit - 1, Mux(shifted < -limit, -limit, shifted))),
-            rounded.eq((scaled + self.scale.bias + (1 << (_FRACTION - 1))) >> _FRACTION),
-            low.eq(Mux(self.relu, 0, -128)),
-            high.eq(self.high),
-            self.value.eq(Mux(rounded > high, high, Mux(rounded < low, low, rounded))),
-        ]
+        total = scaled(m, platform, self.psum, self.scale, self.style) + self.scale.bias
+        m.d.comb += self.value.eq(clamped(m, total, SCALED_WIDTH + 1, self.relu, self.high))
         return m
-
-    def _product(self, m, platform):
-        """``+-psum * (256 + mantissa)``."""
-        multiplier = Cat(self.scale.mantissa, Const(1, 1))
-        if self.arithmetic == "behavioural":
-            magnitude = Signal(signed(self.psum_width + 1))
-            m.d.comb += magnitude.eq(Mux(self.scale.negative, -self.psum, self.psum))
-            return magnitude * multiplier
-        # -psum = ~psum + 1, so the negative product is ~psum * multiplier + multiplier. The sign bit of each row counts
-        # negative: it enters inverted, and the constants that this asks for add up to one.
-        width, top = self.psum_width + 10, self.psum_width - 1
-        chosen = Signal(self.psum_width)
-        m.d.comb += chosen.eq(self.psum ^ self.scale.negative.replicate(self.psum_width))
-        heap = [[] for _ in range(width)]
-        constant = 0
-        for row, bit in enumerate(multiplier):
-            heap[row].append(bit & self.scale.negative)
-            for column in range(top):
-                heap[row + column].append(bit & chosen[column])
-            heap[row + top].append(~(bit & chosen[top]))
-            constant -= 1 << (row + top)
-        for position in range(width):
-            if constant >> position & 1:
-                heap[position].append(1)
-        return reduce_heap(m, platform, heap, width).as_signed()
 
 
 class ScaleMemory(wiring.Component):

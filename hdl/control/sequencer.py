@@ -23,6 +23,7 @@ def control_layout(config):
             "end": 1,
             "accumulate": 1,
             "final": 1,
+            "raw": 1,
             "relu": 1,
             "high": widths["high"],
             "entries_freed": widths["entries"],
@@ -47,6 +48,7 @@ class Sequencer(wiring.Component):
     subset : In(stream of subset_layout). ``step`` : In(1). The array advances.
     available : In(1); ``advance``, ``free``, ``rewind`` : Out(1). See
         :class:`~hdl.array.activation_file.ActivationFile`.
+    starved : Out(1). A subset waits for an activation vector.
     issue : Out(1), ``swap`` : Out(1), ``address`` : Out. To the array. ``control`` : Out(control_layout). To its
         bottom edge.
     """
@@ -65,6 +67,7 @@ class Sequencer(wiring.Component):
                 "free": Out(1),
                 "rewind": Out(1),
                 "issue": Out(1),
+                "starved": Out(1),
                 "swap": Out(1),
                 "address": Out(config.entry_address_width),
                 "control": Out(control_layout(config)),
@@ -89,6 +92,7 @@ class Sequencer(wiring.Component):
         end = Signal()
         m.d.comb += [
             self.issue.eq(active & self.available),
+            self.starved.eq(active & ~self.available),
             go.eq(self.issue & self.step),
             last_group.eq(group == now.out_channel_repeat - 1),
             last_pass.eq(dense_pass == now.passes - 1),
@@ -144,6 +148,7 @@ class Sequencer(wiring.Component):
             control.end.eq(end),
             control.accumulate.eq(now.accumulate),
             control.final.eq(now.final),
+            control.raw.eq(now.raw),
             control.relu.eq(now.relu),
             control.high.eq(now.high),
             control.entries_freed.eq(Mux(frees_entries, now.entries, 0)),

@@ -16,7 +16,7 @@ __all__ = ["WeightLoader", "subset_layout"]
 
 #: command fields that the sequencer needs, in the order of the subset layout.
 _PASSED_ON = ("entries", "scales", "out_channel_repeat", "passes", "vectors", "fresh", "row_pixels", "pixels")
-_PASSED_ON += ("accumulate", "final", "relu", "high")
+_PASSED_ON += ("accumulate", "final", "raw", "relu", "high")
 
 
 def subset_layout(config):
@@ -42,7 +42,8 @@ class WeightLoader(wiring.Component):
     A subset's part of the stream is, in this order and each from a word boundary: ``codewords`` codewords, ``scales``
     vectors of one 32-bit scale for each column, and for each of ``entries`` WRF words ``rows`` array rows from the top.
     A row is L/d packed entries without gaps (compressed), or its weights as int8: as many whole subvectors as fit a
-    word, or a subvector in several words.
+    word, or a subvector in several words. With ``diagonal`` a row of a sparse tile has a single weight, on the array's
+    diagonal, and row h gets the offset min(h mod m, m - n) that reaches it.
 
     WRF words and scale words are rings: a subset starts where the one before it ended, and waits until enough words are
     free.
@@ -60,6 +61,7 @@ class WeightLoader(wiring.Component):
     subset : Out(stream of subset_layout).
     entries_freed, scales_freed : In. Words that the array no longer needs, in the cycle in which that becomes true.
     write, write_groups, write_row, write_address, weights, offsets : to the array.
+    loading : Out(1). The words of a command are being taken.
     scale_write : In(1) for each scale word; scale_address, scale_data : to the scale memory.
     """
 
@@ -84,6 +86,7 @@ class WeightLoader(wiring.Component):
             "scale_write": Out(self.scale_words),
             "scale_address": Out(max(1, (config.scale_depth - 1).bit_length())),
             "scale_data": Out(config.stream_width),
+            "loading": Out(1),
         }
         if config.tile == "sparse":
             ports["offsets"] = Out(config.multipliers_per_vector * config.offset_width).array(config.crf_read_ports)
@@ -147,6 +150,7 @@ class WeightLoader(wiring.Component):
         repeat, pass_offset = Signal.like(command.out_channel_repeat), Signal(max(1, config.offset_width))
         pass_left = Signal.like(command.passes)
         last_row, last_entry = Signal(), Signal()
+        diagonal = Signal(range(max(2, config.m)))  # row modulo m
         m.d.comb += [last_row.eq(row == command.rows - 1), last_entry.eq(entries_left == 1)]
         wrote_turn, last_turn = Signal(), Signal()
 
@@ -154,6 +158,8 @@ class WeightLoader(wiring.Component):
             m.d.sync += turn.eq(turn + 1)
             with m.If(last_turn):
                 m.d.sync += [turn.eq(0), row.eq(row + 1)]
+                if sparse:
+                    m.d.sync += diagonal.eq(Mux(last_row, 0, successor(diagonal, config.m)))
                 with m.If(last_row):
                     m.d.sync += [
                         row.eq(0),
@@ -199,9 +205,11 @@ class WeightLoader(wiring.Component):
             with m.If(words.valid):
                 collect(config.raw_words, lambda: m.d.comb.__iadd__(wrote_turn.eq(1)))
         if sparse:
-            positions = config.multipliers_per_vector
+            positions, most = config.multipliers_per_vector, config.m - config.n
+            offset = Signal(config.offset_width)
+            m.d.comb += offset.eq(Mux(command.diagonal, Mux(diagonal > most, most, diagonal), pass_offset))
             with m.If(wrote_turn & (state == _State.RAW)):
-                m.d.sync += [out.eq(Cat(*[pass_offset] * positions)) for out in self.offsets]
+                m.d.sync += [out.eq(Cat(*[offset] * positions)) for out in self.offsets]
 
         # Compressed rows and the codebook.
         if config.has_codebook:
@@ -293,6 +301,7 @@ class WeightLoader(wiring.Component):
 
         m.d.comb += [
             self.subset.valid.eq(state == _State.LOADED),
+            self.loading.eq((state != _State.LOADED) & (state != _State.IDLE)),
             self.subset.payload.address.eq(first_address),
             self.subset.payload.scale_address.eq(first_scale),
             *(getattr(self.subset.payload, name).eq(getattr(command, name)) for name in _PASSED_ON),

@@ -103,7 +103,7 @@ class Multiplier(wiring.Component):
 
     Parameters
     ----------
-    arithmetic : ``behavioural`` or ``bit_heap`` (modified Baugh-Wooley without its constant 2**15).
+    style : ``behavioural`` or ``structural`` (modified Baugh-Wooley without its constant 2**15).
 
     Members
     -------
@@ -113,14 +113,14 @@ class Multiplier(wiring.Component):
 
     latency = 0
 
-    def __init__(self, arithmetic):
-        self.arithmetic = arithmetic
+    def __init__(self, style):
+        self.style = style
         self.module_name = "multiplier"
         super().__init__({"a": In(signed(8)), "b": In(signed(8)), "product": Out(PRODUCT_WIDTH)})
 
     def elaborate(self, platform):
         m = Module()
-        if self.arithmetic == "behavioural":
+        if self.style == "behavioural":
             product = Signal(signed(PRODUCT_WIDTH))
             m.d.comb += [product.eq(self.a * self.b), self.product.eq(product ^ (1 << (PRODUCT_WIDTH - 1)))]
             return m
@@ -141,19 +141,19 @@ class Adder(wiring.Component):
     ----------
     terms, term_width : number of terms and bits of each.
     width : bits of ``base`` and of ``total``.
-    arithmetic : ``behavioural`` or ``bit_heap``.
+    style : ``behavioural`` or ``structural``.
     """
 
     latency = 0
 
-    def __init__(self, terms, term_width, width, arithmetic):
-        self.terms_count, self.term_width, self.width, self.arithmetic = terms, term_width, width, arithmetic
+    def __init__(self, terms, term_width, width, style):
+        self.terms_count, self.term_width, self.width, self.style = terms, term_width, width, style
         self.module_name = f"adder_{terms}x{term_width}_{width}"
         super().__init__({"terms": In(term_width).array(terms), "base": In(width), "total": Out(width)})
 
     def elaborate(self, platform):
         m = Module()
-        if self.arithmetic == "behavioural":
+        if self.style == "behavioural":
             m.d.comb += self.total.eq(sum((self.terms[i] for i in range(self.terms_count)), self.base))
             return m
         heap = [[self.base[bit]] for bit in range(self.width)]

@@ -79,7 +79,7 @@ class ProcessingElement(wiring.Component):
             m.d.sync += zero.eq(zero_next)
             with m.If(~zero_next):
                 m.d.sync += activation.eq(self.activation)
-        multiplier = place(m, platform, "multiplier", Multiplier(self.config.arithmetic))
+        multiplier = place(m, platform, "multiplier", Multiplier(self.config.style))
         m.d.comb += [
             multiplier.a.eq(activation),
             multiplier.b.eq(weight),

@@ -1,11 +1,12 @@
 """One array row of a tile: d columns that share an activation, with a multiplier for each (dense) or for Q of them
 (sparse)."""
 
-from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ..register_file import RegisterFile, select
+from ..config import address_width
+from ..register_file import RegisterFile, WordSelect, any_of
 from ..verilog import place
 from .arithmetic import PRODUCT_WIDTH
 from .processing_element import ProcessingElement
@@ -29,12 +30,13 @@ class Row(wiring.Component):
     step, swap : In(1). See :class:`~hdl.pe.processing_element.ProcessingElement`.
     activation : In(signed(8)). Activation of the next cycle, for all columns.
     idle : In(1). ``activation`` is zero or there is none.
-    select : In(wrf_depth). One-hot WRF read address of the next cycle.
-    select_now : In(wrf_depth). ``select`` one step later (the address of the current cycle).
-    write : In(wrf_depth). One-hot WRF write enables.
+    select : In. WRF word of the next cycle, as :class:`~hdl.register_file.WordSelect` has it.
+    select_now : In. ``select`` one step later (the word of the current cycle).
+    write : In. WRF word to write, if any.
     weights : In(multipliers*8). Weights to write, first multiplier in the low bits.
     offsets : In(multipliers*offset_width). Their offsets (sparse rows only).
     contributions : Out(16) for each of d columns, offset binary.
+    gated : Out. Products that are zero (with ``gating_counter`` only).
     """
 
     latency = 1
@@ -42,31 +44,35 @@ class Row(wiring.Component):
     def __init__(self, config, module_name):
         self.config, self.module_name = config, module_name
         self.multipliers = config.multipliers_per_vector
+        words = WordSelect(config.wrf_depth, config.style)
         ports = {
             "step": In(1),
             "swap": In(1),
             "activation": In(signed(8)),
             "idle": In(1),
-            "select": In(config.wrf_depth),
-            "select_now": In(config.wrf_depth),
-            "write": In(config.wrf_depth),
+            "select": In(words.width),
+            "select_now": In(words.width),
+            "write": In(words.write_width),
             "weights": In(self.multipliers * 8),
             "contributions": Out(PRODUCT_WIDTH).array(config.vector_length),
         }
         if config.tile == "sparse":
             ports["offsets"] = In(self.multipliers * config.offset_width)
+        if config.gating_counter:
+            ports["gated"] = Out(address_width(self.multipliers + 1))
         super().__init__(ports)
+
+    def _register_file(self, m, platform, name, data, select):
+        """What register file ``name`` reads at ``select``; ``data`` is written to it."""
+        depth, style = self.config.wrf_depth, self.config.style
+        file = RegisterFile(depth, len(data), style=style, module_name=f"{name}_{depth}x{len(data)}")
+        place(m, platform, name, file)
+        m.d.comb += [file.write.eq(self.write), file.data.eq(data), file.select[0].eq(select)]
+        return file.value[0]
 
     def _processing_elements(self, m, platform):
         """WRF and processing elements; returns the latter."""
-        depth = self.config.wrf_depth
-        wrf = place(
-            m,
-            platform,
-            "wrf",
-            RegisterFile(depth, self.multipliers * 8, module_name=f"wrf_{depth}x{self.multipliers * 8}"),
-        )
-        m.d.comb += [wrf.write.eq(self.write), wrf.data.eq(self.weights), wrf.select[0].eq(self.select)]
+        weights = self._register_file(m, platform, "wrf", self.weights, self.select)
         elements = []
         for q in range(self.multipliers):
             pe = place(m, platform, f"pe_{q}", ProcessingElement(self.config))
@@ -75,9 +81,11 @@ class Row(wiring.Component):
                 pe.swap.eq(self.swap),
                 pe.activation.eq(self.activation),
                 pe.idle.eq(self.idle),
-                pe.weight.eq(wrf.value[0].word_select(q, 8).as_signed()),
+                pe.weight.eq(weights.word_select(q, 8).as_signed()),
             ]
             elements.append(pe)
+        if self.config.gating_counter:
+            m.d.comb += self.gated.eq(sum(pe.zero for pe in elements))
         return elements
 
 
@@ -113,28 +121,35 @@ class SparseRow(Row):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        depth, width, reach = config.wrf_depth, config.offset_width, config.m - config.n + 1
-        mrf_width = self.multipliers * width
+        width, reach = config.offset_width, config.m - config.n + 1
         elements = self._processing_elements(m, platform)
-        mrf = place(m, platform, "mrf", RegisterFile(depth, mrf_width, module_name=f"mrf_{depth}x{mrf_width}"))
-        m.d.comb += [mrf.write.eq(self.write), mrf.data.eq(self.offsets), mrf.select[0].eq(self.select_now)]
-        offsets = mrf.value[0]
-        if depth == 1:
-            offsets = Signal(mrf_width, reset_less=True)
+        offsets = written = self._register_file(m, platform, "mrf", self.offsets, self.select_now)
+        if config.wrf_depth == 1:
+            offsets = Signal.like(self.offsets, reset_less=True)
             with m.If(self.step & self.swap):
-                m.d.sync += offsets.eq(mrf.value[0])
+                m.d.sync += offsets.eq(written)
 
         crosspoints = [[] for _ in range(config.vector_length)]
         for q, pe in enumerate(elements):
             group, i = divmod(q, config.n)
+            steer = self._steering(m, pe, q, offsets.word_select(q, width))
             for offset in range(reach):
-                steer = Signal(name=f"steer_{q}_{offset}")
-                m.d.comb += steer.eq((offsets.word_select(q, width) == offset) & ~pe.zero)
-                crosspoints[group * config.m + offset + i].append((pe.product ^ _SIGN, steer))
-        for contribution, points in zip(self.contributions, crosspoints, strict=True):
-            words, lines = zip(*points, strict=True)
-            m.d.comb += contribution.eq(select(words, lines) ^ _SIGN)
+                crosspoints[group * config.m + offset + i].append(steer(offset))
+        for contribution, terms in zip(self.contributions, crosspoints, strict=True):
+            m.d.comb += contribution.eq(any_of(terms) ^ _SIGN)
         return m
+
+    def _steering(self, m, pe, q, chosen):
+        """Function of an offset: the product of ``pe``, without the offset of binary products, if its own offset
+        ``chosen`` is that one, else 0."""
+        if self.config.style == "structural":
+            lines = [Signal(name=f"steer_{q}_{offset}") for offset in range(self.config.m - self.config.n + 1)]
+            m.d.comb += [line.eq((chosen == offset) & ~pe.zero) for offset, line in enumerate(lines)]
+            return lambda offset: (pe.product ^ _SIGN) & lines[offset].replicate(PRODUCT_WIDTH)
+        position = Signal.like(chosen, name=f"position_{q}")
+        product = Signal(PRODUCT_WIDTH, name=f"product_{q}")
+        m.d.comb += [position.eq(chosen), product.eq(Mux(pe.zero, 0, pe.product ^ _SIGN))]
+        return lambda offset: Mux(position == offset, product, 0)
 
 
 def row_for(config):

@@ -1,11 +1,12 @@
 """Combinational tile of ``tile_rows`` rows by d columns with registers at its left and bottom edges (paper section
 5.1)."""
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ..register_file import one_hot
+from ..config import address_width
+from ..register_file import WordSelect
 from ..verilog import place
 from .arithmetic import PRODUCT_WIDTH, Adder
 from .row import row_for
@@ -29,6 +30,7 @@ class Tile(wiring.Component):
     activations : In(signed(8)) for each row, and ``valid``, ``swap``, ``address``: control that travels with them.
     write_row : In(tile_rows). Rows to write; ``write_address``: WRF word; ``weights``, ``offsets``: the subvector.
     psums_in, psums_out : partial sums of d columns (``psum_width`` bits) from above and to below.
+    gated : Out. Multiplications that a zero saved in the cycle before (with ``gating_counter`` only).
     ``*_right`` : activations and control, registered, for the tile on the right.
     """
 
@@ -54,12 +56,14 @@ class Tile(wiring.Component):
         }
         if config.tile == "sparse":
             ports["offsets"] = In(config.multipliers_per_vector * config.offset_width)
+        if config.gating_counter:
+            ports["gated"] = Out(address_width(rows * config.multipliers_per_vector + 1))
         super().__init__(ports)
 
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        depth = config.wrf_depth
+        depth, words = config.wrf_depth, WordSelect(config.wrf_depth, config.style)
 
         # Left edge: what the tile works on, one step after its left neighbour.
         activations = [Signal(signed(8), name=f"activation_{r}", reset_less=True) for r in range(config.tile_rows)]
@@ -71,14 +75,14 @@ class Tile(wiring.Component):
         m.d.comb += [out.eq(edge) for out, edge in zip(self.activations_right, activations, strict=True)]
         m.d.comb += [self.valid_right.eq(valid), self.swap_right.eq(swap), self.address_right.eq(address)]
 
-        lines = one_hot(m, "select", address, depth)
-        lines_now = Signal(depth, name="select_now", reset_less=True)
+        select = words.read(m, "select", address)
+        select_now = Signal(words.width, reset_less=True)
         if depth > 1:
             with m.If(self.step):
-                m.d.sync += lines_now.eq(lines)
-        write = one_hot(m, "write", self.write_address, depth)
+                m.d.sync += select_now.eq(select)
+        write = words.read(m, "write", self.write_address)
 
-        contributions = []
+        contributions, gated = [], []
         for r in range(config.tile_rows):
             row = place(m, platform, f"row_{r}", row_for(config))
             m.d.comb += [
@@ -86,21 +90,28 @@ class Tile(wiring.Component):
                 row.swap.eq(swap),
                 row.activation.eq(activations[r]),
                 row.idle.eq(~valid | (activations[r] == 0)),
-                row.select.eq(lines),
-                row.select_now.eq(lines_now),
-                row.write.eq(write & self.write_row[r].replicate(depth)),
+                row.select.eq(select),
+                row.select_now.eq(select_now),
+                row.write.eq(words.gate(write, self.write_row[r])),
                 row.weights.eq(self.weights),
             ]
             if config.tile == "sparse":
                 m.d.comb += row.offsets.eq(self.offsets)
             contributions.append(row.contributions)
+            if config.gating_counter:
+                gated.append(row.gated)
+        if config.gating_counter:
+            valid_now = Signal()
+            with m.If(self.step):
+                m.d.sync += valid_now.eq(valid)
+            m.d.sync += self.gated.eq(Mux(valid_now & self.step, sum(gated), 0))
 
         for column in range(config.vector_length):
             adder = place(
                 m,
                 platform,
                 f"column_{column}",
-                Adder(config.tile_rows, PRODUCT_WIDTH, config.psum_width, config.arithmetic),
+                Adder(config.tile_rows, PRODUCT_WIDTH, config.psum_width, config.style),
             )
             m.d.comb += adder.base.eq(self.psums_in[column])
             m.d.comb += [adder.terms[r].eq(contributions[r][column]) for r in range(config.tile_rows)]

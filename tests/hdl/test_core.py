@@ -69,11 +69,12 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("layer_name", ["stride", "dense"])  # test_verilog_core runs all of them
+# test_verilog_core runs all layers
+@pytest.mark.parametrize(("layer_name", "style"), [("stride", "behavioural"), ("dense", "structural")])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_equals_golden_in_the_cycles_of_the_model(variant, layer_name):
+def test_equals_golden_in_the_cycles_of_the_model(variant, layer_name, style):
     rng = np.random.default_rng(len(variant) + len(layer_name))
-    config = small_array(variant, crf_read_ports=1 if layer_name == "stride" else None)
+    config = small_array(variant, style=style, crf_read_ports=1 if layer_name == "stride" else None)
     layer, weight = random_layer(config, rng, **LAYERS[layer_name])
     x = random_input(layer, rng, 1)
     runs = list(layer.runs(x))
@@ -86,13 +87,18 @@ def test_equals_golden_in_the_cycles_of_the_model(variant, layer_name):
 
 @pytest.mark.parametrize("variant", ["ews-cms", "ws-cms", "ews"])
 def test_stalls_on_every_stream_change_nothing(variant):
-    rng = np.random.default_rng(7)
-    config = small_array(variant)
-    layer, _ = random_layer(config, rng, (6, 20), 3, 2)
-    runs = list(layer.runs(random_input(layer, rng, 1)))
-    outputs, cycles = simulate(config, runs, stall=0.4, seed=3)
-    compare(layer, runs, outputs)
-    assert cycles > layer.cycles(1)
+    """The same results, and in both styles the same number of cycles."""
+    took = set()
+    for style in ("behavioural", "structural"):
+        rng = np.random.default_rng(7)
+        config = small_array(variant, style=style)
+        layer, _ = random_layer(config, rng, (6, 20), 3, 2)
+        runs = list(layer.runs(random_input(layer, rng, 1)))
+        outputs, cycles = simulate(config, runs, stall=0.4, seed=3)
+        compare(layer, runs, outputs)
+        took.add(cycles)
+    assert len(took) == 1
+    assert took.pop() > layer.cycles(1)
 
 
 def test_a_wrong_value_is_located():

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from cocotb_tests.simulators import find_icarus, find_verilator
+from hdl.accelerator_config import load_accelerator_config
 from hdl.config import VARIANTS, preset
 from hdl.verilog import generate
 
@@ -21,17 +22,30 @@ def design_of(variant, size=16):
     return generate(preset(variant, size))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_tools_accept_the_verilog(tmp_path, variant):
-    path = tmp_path / "core.v"
-    path.write_text(design_of(variant).text)
+def check_tools_accept(design, folder):
+    """No warning of Verilator but the waived ones, and no error of Icarus."""
+    path = folder / "design.v"
+    path.write_text(design.text)
     waivers = [f"-Wno-{name}" for name in WAIVED]
-    command = ["verilator", "--lint-only", "-Wall", *waivers, "--top-module", "mvq_core", path]
+    command = ["verilator", "--lint-only", "-Wall", *waivers, "--top-module", design.top, path]
     lint = subprocess.run(command, capture_output=True, text=True, env=find_verilator(), check=False)
     assert (lint.returncode, lint.stderr) == (0, "")
-    command = [find_icarus(), "-g2005", "-Wall", "-Wno-timescale", "-s", "mvq_core", "-o", tmp_path / "core.vvp", path]
+    compiled = folder / "design.vvp"
+    command = [find_icarus(), "-g2005", "-Wall", "-Wno-timescale", "-s", design.top, "-o", compiled, path]
     icarus = subprocess.run(command, capture_output=True, text=True, check=False)
     assert icarus.returncode == 0, icarus.stderr
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_tools_accept_the_core(tmp_path, variant):
+    check_tools_accept(design_of(variant), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ews-cms-16x16", "ws-16x16"])
+def test_tools_accept_the_accelerator(tmp_path, name):
+    design = generate(load_accelerator_config(name), "accelerator")
+    assert design.top == "mvq_accelerator"
+    check_tools_accept(design, tmp_path)
 
 
 @pytest.mark.parametrize("variant", ["ews-cms", "ws"])
@@ -67,6 +81,6 @@ def test_header_and_sidecar_say_where_it_comes_from():
     assert ports["command__payload"]["width"] == sum(width for _, width in config.command_fields)
 
 
-def test_arithmetic_changes_only_how_sums_are_written():
-    heap = generate(preset("ews-cms", 16, arithmetic="bit_heap"))
+def test_style_changes_only_how_it_is_written():
+    heap = generate(preset("ews-cms", 16, style="structural"))
     assert set(heap.modules) - set(design_of("ews-cms").modules) == {"mvq_full_adder", "mvq_half_adder"}

@@ -94,7 +94,7 @@ def arrays(draw):
         psum_width=draw(st.sampled_from([24, 27, 32])),
         crf_read_ports=draw(st.sampled_from([value for value in range(1, groups + 1) if groups % value == 0])),
         mask_path=draw(st.sampled_from(["direct", "lut"])),
-        arithmetic=draw(st.sampled_from(["behavioural", "bit_heap"])),
+        style=draw(st.sampled_from(["behavioural", "structural"])),
     )
 
 

@@ -59,9 +59,9 @@ def stalled(rng, steps, values):
     return {"step": step, **held}, cycles
 
 
-@pytest.mark.parametrize("arithmetic", ["behavioural", "bit_heap"])
-def test_all_products(unit, arithmetic):
-    config = SPARSE.replace(arithmetic=arithmetic)
+@pytest.mark.parametrize("style", ["behavioural", "structural"])
+def test_all_products(unit, style):
+    config = SPARSE.replace(style=style)
     a, b = (axis.ravel() for axis in np.meshgrid(np.arange(-128, 128), np.arange(-128, 128), indexing="ij"))
     got = unit(config, "multiplier").play({"a": a, "b": b}, {"product": (1, 16, False)})
     np.testing.assert_array_equal(got["product"], a * b + OFFSET)
@@ -159,9 +159,10 @@ def test_unpacker(unit, rng, config, stall):
         np.testing.assert_array_equal(got["when.records"][first_record : first_record + 37] - start, cycles)
 
 
+@pytest.mark.parametrize("style", ["behavioural", "structural"])
 @pytest.mark.parametrize("ports", [1, 4])
-def test_codebook_register_file(unit, rng, ports):
-    config = SPARSE.replace(columns=32, crf_read_ports=ports)
+def test_codebook_register_file(unit, rng, ports, style):
+    config = SPARSE.replace(columns=32, crf_read_ports=ports, style=style)
     latency = component(config, "codebook_register_file").latency
     count, book = 300, np.zeros((40, 8), int)
     index, codeword = rng.permutation(np.resize(np.arange(40), count)), rng.integers(-128, 128, (count, 8))
@@ -180,8 +181,8 @@ def test_codebook_register_file(unit, rng, ports):
 
 @pytest.mark.parametrize(
     "config",
-    [SPARSE, SPARSE.replace(mask_path="lut"), DENSE, CODEBOOK],
-    ids=lambda config: f"{config.variant}-{config.mask_path}",
+    [SPARSE, SPARSE.replace(style="structural"), SPARSE.replace(mask_path="lut"), DENSE, CODEBOOK],
+    ids=lambda config: f"{config.variant}-{config.mask_path}-{config.style}",
 )
 def test_vector_rebuild(unit, rng, config):
     count, groups = 200, config.mask_groups
@@ -233,23 +234,26 @@ def after(writes, inputs):
     return joined | {port: np.concatenate([zeros(array, count), array]) for port, array in inputs.items()}, count
 
 
+@pytest.mark.parametrize("style", ["behavioural", "structural"])
 @pytest.mark.parametrize("depth", [4, 1])
 @pytest.mark.parametrize("tile", ["sparse", "dense"])
-def test_row(unit, rng, tile, depth):
+def test_row(unit, rng, tile, depth, style):
     """A sparse and a dense row give the same contributions for the same masked weights."""
-    config = SPARSE.replace(tile=tile, wrf_depth=depth, prf_depth=1, arf_depth=2)
+    config = SPARSE.replace(tile=tile, wrf_depth=depth, prf_depth=1, arf_depth=2, style=style)
     full, kept, offsets = tile_weights(rng, config, (depth, 1))
     steps = 120
     address, activation, idle = rng.integers(0, depth, steps), int8(rng, steps), rng.random(steps) < 0.1
     values = {"activation": activation, "idle": idle | (activation == 0), "swap": np.ones(steps, bool)}
     inputs, cycles = stalled(rng, steps, {**values, "address": address})
-    line = 1 << inputs.pop("address")
-    now = np.ones(len(line), int)  # the address of the step before, which the tile keeps for its rows
-    for cycle in range(1, len(line)):
-        now[cycle] = line[cycle - 1] if inputs["step"][cycle - 1] else now[cycle - 1]
-    inputs |= {"select": line, "select_now": now}
+    structural = style == "structural"
+    select = inputs.pop("address")
+    now = np.zeros_like(select)  # the address of the step before, which the tile keeps for its rows
+    for cycle in range(1, len(select)):
+        now[cycle] = select[cycle - 1] if inputs["step"][cycle - 1] else now[cycle - 1]
+    inputs |= {"select": 1 << select, "select_now": 1 << now} if structural else {"select": select, "select_now": now}
     writes = write_rows(kept, offsets)
-    writes["write"] = 1 << writes.pop("write_address")
+    written = writes.pop("write_address")
+    writes["write"] = 1 << written if structural else 1 + 2 * written
     del writes["row"]
     joined, start = after(writes, inputs)
     simulation = unit(config, f"{tile}_row")
@@ -259,10 +263,10 @@ def test_row(unit, rng, tile, depth):
     np.testing.assert_array_equal(got[start + cycles[latency:]], expected[:-latency])
 
 
-@pytest.mark.parametrize(("depth", "arithmetic"), [(4, "behavioural"), (1, "behavioural"), (4, "bit_heap")])
+@pytest.mark.parametrize(("depth", "style"), [(4, "behavioural"), (1, "behavioural"), (4, "structural")])
 @pytest.mark.parametrize("tile", ["sparse", "dense"])
-def test_tile(unit, rng, tile, depth, arithmetic):
-    config = SPARSE.replace(tile=tile, wrf_depth=depth, prf_depth=1, arf_depth=2, arithmetic=arithmetic)
+def test_tile(unit, rng, tile, depth, style):
+    config = SPARSE.replace(tile=tile, wrf_depth=depth, prf_depth=1, arf_depth=2, style=style)
     full, kept, offsets = tile_weights(rng, config, (depth, 2))
     steps = 120
     address, activation, valid = rng.integers(0, depth, steps), int8(rng, (steps, 2)), rng.random(steps) < 0.8
@@ -305,10 +309,10 @@ def test_systolic_array(unit, rng, tile):
     np.testing.assert_array_equal(got[latency:], expected[:-latency])
 
 
-@pytest.mark.parametrize("depth", [2, 3])
-def test_activation_file(unit, rng, depth):
+@pytest.mark.parametrize(("depth", "style"), [(2, "behavioural"), (3, "behavioural"), (3, "structural")])
+def test_activation_file(unit, rng, depth, style):
     """Ring of vectors that are read in order, again from the oldest left after a rewind."""
-    config = SPARSE.replace(arf_depth=depth)
+    config = SPARSE.replace(arf_depth=depth, style=style)
     count = 400
     vectors, valid = rng.integers(-128, 128, (count, 4)), rng.random(count) < 0.6
     dice = rng.random((count, 3)) < (0.8, 0.5, 0.4)
@@ -338,9 +342,9 @@ def test_activation_file(unit, rng, depth):
     np.testing.assert_array_equal(got["activations"][there], expected[there, 2:])
 
 
-@pytest.mark.parametrize(("depth", "arithmetic"), [(1, "behavioural"), (4, "bit_heap")])
-def test_partial_sum_file(unit, rng, depth, arithmetic):
-    config = SPARSE.replace(wrf_depth=depth, prf_depth=depth, arf_depth=4, arithmetic=arithmetic)
+@pytest.mark.parametrize(("depth", "style"), [(1, "behavioural"), (4, "behavioural"), (4, "structural")])
+def test_partial_sum_file(unit, rng, depth, style):
+    config = SPARSE.replace(wrf_depth=depth, prf_depth=depth, arf_depth=4, style=style)
     count = 200
     address, first = rng.integers(0, depth, count), rng.random(count) < (0.4 if depth > 1 else 1.0)
     step, valid = rng.random((2, count)) < 0.8

@@ -75,6 +75,24 @@ def test_generate(tmp_path):
     assert texts[0] == texts[1]
 
 
+def test_generate_accelerator_with_black_boxes(tmp_path):
+    config, tmp_path = tmp_path / "mine.toml", tmp_path / "out"
+    config.write_text("rows = 8\ncolumns = 8\nvector_length = 8\nm = 8\nn = 2\ncodewords = 16\npsum_vectors = 1024\n")
+    result = run("generate", config, "--unit", "accelerator", "--memories", "black-box", "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    names = ["mvq_accelerator.json", "mvq_accelerator.v", "mvq_registers.h", "mvq_srams.v"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert all(str(tmp_path / name) in "".join(result.stderr.split("\n")) for name in names)
+    sidecar = json.loads((tmp_path / "mvq_accelerator.json").read_text())
+    models, verilog = ((tmp_path / name).read_text() for name in ("mvq_srams.v", "mvq_accelerator.v"))
+    assert [box["module"] for box in sidecar["black_boxes"]][-1] == "mvq_sram_1r1w_1024x192"
+    for box in sidecar["black_boxes"]:
+        assert f"module {box['module']} (" in models
+        assert f"  {box['module']} memory (" in verilog
+    header = (tmp_path / "mvq_registers.h").read_text()
+    assert all(f"#define MVQ_REG_{item['name'].upper()} " in header for item in sidecar["registers"])
+
+
 def test_area_report(report_file):
     report = json.loads(report_file.read_text())
     [row] = report["rows"]
@@ -99,6 +117,10 @@ def test_compare(report_file, tmp_path):
         (["generate", "ews-cms-16x20", "--out", "x"], "columns = 20: must be a multiple of vector_length = 16"),
         (["generate", "nothing.toml", "--out", "x"], "config = 'nothing.toml': cannot be read"),
         (["generate", "ews-16x16", "--unit", "mask_decoder", "--out", "x"], "unit = 'mask_decoder'"),
+        (
+            ["generate", "ews-16x16", "--memories", "sram", "--out", "x"],
+            "memories = 'sram': must be one of behavioural, black_box",
+        ),
         (["area", "ews-16x16", "--variants", "ewz"], "variants = 'ewz'"),
         (["area", "ews-16x16", "--sizes", "big"], "--sizes = 'big': must be numbers"),
         (["area", "ews-16x16", "--register-files", "x"], "must be one of clock_gated, flip_flop"),

@@ -1,0 +1,166 @@
+"""Whole networks on the accelerator's gateware: every stored value against golden, every cycle against the model.
+
+    python benchmarks/networks.py [--data ../shared/data] [--networks digits,resnet20,efficientnet_lite0]
+                                  [--engines cxxrtl,verilator] [--config ews-cms-16x16] [--json FILE]
+
+digits: DigitsNet, trained on scikit-learn's digits, compressed and fine-tuned. resnet20: ResNet-20 with public weights,
+compressed with one codebook and fine-tuned on 9,900 of the 10,000 CIFAR-10 test images (there is no training set at
+hand), run on the other 100. efficientnet_lite0: ImageNet, 224 px, public weights, its 1x1 convolutions compressed
+without fine-tuning. Accuracy is not the point here: step 3 of the project is about that.
+
+Two runs each: with what L1 cannot hold stored (the cycles that count), and one image with the result of every layer
+stored, to compare it.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from golden import lower
+from golden.files import write_text
+from golden.program import compile_program
+from hdl.accelerator_config import load_accelerator_config
+from hdl.config import MvqError
+from mvq.run import make_engine, run_images
+
+#: images on cxxrtl.
+IMAGES = {"digits": 360, "resnet20": 100, "efficientnet_lite0": 1}
+
+
+def digits(_, progress):
+    """(compressed network, calibration images, images, labels)."""
+    from algo import zoo
+    from algo.compress import compress
+    from algo.finetune import FinetuneSettings, finetune
+
+    train_x, train_y, test_x, test_y = zoo.digits()
+    network = compress(zoo.train(zoo.DigitsNet(residual=True), train_x, train_y, progress=progress), (1, 8, 8))
+    finetune(network, train_x, train_y, FinetuneSettings(epochs=5, rate=3e-3), progress=progress)
+    return network, train_x[:256], test_x, test_y
+
+
+def resnet20(data, progress):
+    """The same for ResNet-20."""
+    import torch
+
+    from algo import zoo
+    from algo.compress import CompressSettings, compress
+    from algo.finetune import FinetuneSettings, finetune
+
+    path = data / "cifar10" / "test.npz"
+    if not path.is_file():
+        raise MvqError(f"{path}: there is no such file; --data names the folder with cifar10/test.npz")
+    with np.load(path) as stored:
+        x, labels = torch.from_numpy(stored["x"]), torch.from_numpy(stored["y"]).long()
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = ((x / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+    module = zoo.resnet20(data / "cifar10" / "resnet20-12fca82f.th")
+    network = compress(module, (3, 32, 32), CompressSettings(codebook="shared"), progress=progress)
+    finetune(network, x[100:], labels[100:], FinetuneSettings(epochs=3), progress=progress)
+    return network, x[100:612], x[:100], labels[:100]
+
+
+def efficientnet_lite0(data, progress):
+    """The same for EfficientNet-Lite0."""
+    import csv
+
+    import torch
+    from PIL import Image
+
+    from algo import zoo
+    from algo.compress import compress
+
+    folder = data / "nips1000"
+    if not (folder / "images.csv").is_file():
+        raise MvqError(f"{folder}/images.csv: there is no such file; --data names the folder with nips1000/")
+    with open(folder / "images.csv") as file:
+        rows = list(csv.DictReader(file))[:5]
+    pictures = [np.asarray(Image.open(folder / f"{row['ImageId']}.jpg").convert("RGB")) for row in rows]
+    x = torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).astype(np.float32))
+    x = (x - 127) / 128
+    labels = torch.tensor([int(row["TrueLabel"]) - 1 for row in rows])
+    network = compress(zoo.efficientnet_lite0(), (3, 224, 224), progress=progress)
+    return network, x[1:], x[:1], labels[:1]
+
+
+NETWORKS = {"digits": digits, "resnet20": resnet20, "efficientnet_lite0": efficientnet_lite0}
+
+
+def measure(name, engines, config, data, console):
+    """Rows of the report for one network."""
+    from algo.calibration import calibrate
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks = {}
+
+        def progress(*arguments):
+            stage, (done, total) = (arguments[0] if len(arguments) > 2 else "train"), arguments[-2:]
+            task = tasks.setdefault(stage, bars.add_task(f"{name}: {stage}", total=total))
+            bars.update(task, completed=done, total=total)
+
+        network, seen, images, labels = NETWORKS[name](data, progress)
+        lowered = lower(network.to_checkpoint(), calibrate(network, seen), config.array)
+        report = {"network": name, "nodes": len(lowered.network.graph.nodes), "engines": {}}
+        images, labels = images.numpy()[: IMAGES[name]], labels.numpy()[: IMAGES[name]]
+        for kind in engines:
+            started = time.perf_counter()
+            engine, timing = make_engine(kind, config)
+            row = report["engines"][kind] = {"build_seconds": round(time.perf_counter() - started, 1)}
+            count = len(images) if kind == "cxxrtl" else 1
+            for keep in (None, "all"):
+                program = compile_program(lowered, config, keep=keep)
+                part = slice(0, count if keep is None else 1)
+                task = bars.add_task(f"{name}: {kind}{', every layer stored' if keep else ''}", total=part.stop)
+                found = run_images(
+                    lowered,
+                    program,
+                    images[part],
+                    labels[part],
+                    engine,
+                    timing,
+                    lambda done, task=task: bars.update(task, completed=done),
+                )
+                if keep:
+                    row["layers_compared"] = len(found.compared)
+                    continue
+                row |= {"images": count, "right": found.right, "cycles": found.predicted}
+                row["cycles_per_second"] = round(sum(found.cycles) / found.seconds)
+                row["registers"] = {key: found.registers[key] for key in found.registers if "limit" not in key}
+                report |= {"descriptors": program.program_length, "memory_bytes": program.size}
+    return report
+
+
+def main():
+    """Run the networks and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--engines", default="cxxrtl")
+    parser.add_argument("--config", default="ews-cms-16x16")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    config, console = load_accelerator_config(arguments.config), Console()
+    table = Table(title=f"Networks on the {config.name} accelerator; values and cycles equal to golden")
+    for heading in ("network", "engine", "images", "right", "cycles an image", "layers compared", "cycles/s"):
+        table.add_column(heading, justify="left" if heading in ("network", "engine") else "right")
+    report = {"config": config.to_dict(), "networks": []}
+    for name in arguments.networks.split(","):
+        found = measure(name, arguments.engines.split(","), config, arguments.data, console)
+        report["networks"].append(found)
+        for kind, row in found["engines"].items():
+            numbers = (row["images"], row["right"], row["cycles"], row["layers_compared"], row["cycles_per_second"])
+            table.add_row(name, kind, *(f"{number:,}" for number in numbers))
+        if arguments.json:
+            write_text(arguments.json, json.dumps(report, indent=1) + "\n")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""How a layer is cut into tiles, and what each way costs.
+
+A tile is a strip of ofmap rows and a block of groups of output channels. Tensors are either whole in L1, or pass
+through it tile by tile, between memory and one or two buffers.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+
+from golden.schedule import choose_repeats, raw_row_words
+
+__all__ = ["PRESENT", "TILES", "WHOLE", "Tiling", "ifmap_rows", "tilings"]
+
+#: a tensor that lies in L1 as a whole, one that is loaded as a whole first, or one that passes through by tiles.
+PRESENT, WHOLE, TILES = "present", "whole", "tiles"
+#: cycles that a descriptor takes besides its work: filling and emptying the pipeline.
+_DESCRIPTOR_CYCLES = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """One way to run a layer.
+
+    Parameters
+    ----------
+    rows, groups : ofmap rows and groups of output channels of a tile.
+    modes : what becomes of source, residual and result: "present", "whole" or "tiles" (None: no residual).
+    buffers : tiles that each tensor in tiles has room for in L1.
+    words : L1 words of source, residual and result; 0 for what is present.
+    repeats : of the array; None for a vector operation.
+    cost : estimated cycles.
+    """
+
+    rows: int
+    groups: int
+    modes: tuple
+    buffers: int
+    words: tuple
+    repeats: object
+    cost: float
+
+
+def ifmap_rows(layer, rows, source):
+    """(first row, rows, pad_top) of ``source`` that the ofmap rows ``rows`` (a range) need."""
+    begin = rows.start * layer.stride[0] - layer.padding[0] + layer.offset[0]
+    extent = (len(rows) - 1) * layer.stride[0] + layer.kernel[0]
+    if begin >= source.rows:  # only padding below the image, which a descriptor can say as padding above it
+        return source.rows - 1, 1, extent
+    first = max(begin, 0)
+    return first, max(min(begin + extent, source.rows) - first, 1), first - begin
+
+
+def _parts(total):
+    """Sizes of equal parts, largest first, without those that need as many parts as a smaller one."""
+    return sorted({-(-total // parts) for parts in range(1, total + 1)}, reverse=True)
+
+
+def _words(pixels, config):
+    """L1 words of ``pixels`` vectors from any lane of a word on."""
+    return -(-(pixels + config.word_vectors - 1) // config.word_vectors)
+
+
+@functools.lru_cache(maxsize=4096)
+def _repeats(shape, config, compressed, diagonal):
+    return choose_repeats(
+        shape, config.array, compressed=compressed, diagonal=diagonal, psum_vectors=config.psum_vectors
+    )
+
+
+class _Cost:
+    """Estimated cycles of a layer, tile by tile.
+
+    Parameters
+    ----------
+    layer : :class:`golden.program.layers.Layer`. ``config`` : :class:`~hdl.accelerator_config.AcceleratorConfig`.
+    """
+
+    def __init__(self, layer, config):
+        self.layer, self.config = layer, config
+        self.groups = layer.result.groups(config)
+        array = config.array
+        if not layer.conv:
+            return
+        shape = layer.shape
+        passes = 1 if layer.compressed or layer.diagonal else array.dense_passes
+        inputs = -(-shape.in_channels // array.rows)
+        if shape.groups > 1:
+            inputs = -(-inputs // shape.groups)
+        elif shape.sources is not None:
+            inputs = min(inputs, 2)
+        #: WRF words, and for each the words of the bus and the cycles to load it.
+        self.entries = self.groups * inputs * math.prod(layer.kernel) * passes
+        rows = min(array.rows, shape.in_channels)
+        if layer.compressed:
+            self.entry_words = rows * array.groups * array.entry_width / array.stream_width
+            self.entry_load = max(self.entry_words, rows * array.groups / array.crf_read_ports)
+        else:
+            self.entry_words = self.entry_load = rows * raw_row_words(array)
+
+    def blocks(self, rows):
+        """(groups of output channels in a block, :class:`golden.schedule.Repeats`) for strips of ``rows``, without
+        those whose partial sums do not fit. A block holds a multiple of A groups."""
+        layer, sizes = self.layer, _parts(self.groups)
+        if not layer.conv:
+            return [(size, None) for size in sizes]
+        shape = dataclasses.replace(layer.shape, name="", pixels=(rows, layer.result.columns))
+        if layer.channelwise or layer.shape.sources is not None:
+            repeats = _repeats(shape, self.config, layer.compressed, layer.diagonal)
+            return [(size, repeats) for size in sizes if repeats is not None]
+        if rows != layer.result.rows:
+            sizes = [*sizes[:: max(1, len(sizes) // 3)], 1]
+        found = {}
+        for size in sizes:
+            channels = min(size * self.config.vector_bytes, layer.shape.out_channels)
+            block = dataclasses.replace(shape, out_channels=channels) if shape.groups == 1 else shape
+            repeats = _repeats(block, self.config, layer.compressed, layer.diagonal)
+            if repeats is not None:
+                size = min(-(-size // repeats.out_channel_repeat) * repeats.out_channel_repeat, self.groups)
+                found.setdefault(size, repeats)
+        return list(found.items())
+
+    def compute(self, rows):
+        """(cycles of the array, words of the weight stream), all tiles, where strips have ``rows``."""
+        layer = self.layer
+        heights = [rows] * (layer.result.rows // rows) + [layer.result.rows % rows] * (layer.result.rows % rows > 0)
+        pixels = [height * layer.result.columns for height in heights]
+        if not layer.conv:
+            return sum(pixels) * self.groups * math.prod(layer.kernel), 0
+        return self.entries * sum(max(count, self.entry_load) for count in pixels), (
+            self.entries * self.entry_words * len(pixels)
+        )
+
+
+def tilings(layer, source, residual, modes, config, *, wanted, stored):
+    """Ways to run a layer, the one with the fewest cycles first.
+
+    Parameters
+    ----------
+    layer : :class:`golden.program.layers.Layer`. ``source``, ``residual`` : its tensors.
+    modes : legal modes of source, residual and result, each a list.
+    wanted : True when the result is read by a later layer; ``stored`` : when it must be in memory at the end.
+
+    Returns
+    -------
+    list of :class:`Tiling`, empty where not even the partial sums of a row fit; L1's size is not considered.
+    """
+    cost, result, found = _Cost(layer, config), layer.result, []
+    groups = result.groups(config)
+    for rows in _parts(result.rows):
+        aligned = rows == result.rows or rows * result.columns * result.pixel_vectors % config.word_vectors == 0
+        strips = [range(start, min(start + rows, result.rows)) for start in range(0, result.rows, rows)]
+        needed = max(ifmap_rows(layer, strip, source)[1] for strip in strips) * source.columns
+        work = cost.compute(rows)
+        for (size, repeats), mode in itertools.product(cost.blocks(rows), itertools.product(*modes)):
+            split_loads = layer.channelwise and TILES in mode[:2]
+            if (mode[2] == TILES and not aligned) or (mode[2] != TILES and size != groups and not split_loads):
+                continue
+            tile = (
+                (size if layer.channelwise else source.groups(config)) * _words(needed, config)
+                + -(-layer.offset[1] // config.word_vectors),
+                size * _words(rows * result.columns, config),
+                size * -(-rows * result.columns * result.pixel_vectors // config.word_vectors),
+            )
+            count = len(strips) * -(-groups // size)
+            alone = sum(
+                tensor.words(config)
+                for tensor, m in zip((source, residual, result), mode, strict=True)
+                if (m == WHOLE and (stored or tensor is not result)) or (m == TILES and wanted and tensor is result)
+            )
+            times = (count if layer.channelwise else len(strips), count, count)
+            moved = [n * words if m == TILES else 0 for n, words, m in zip(times, tile, mode, strict=True)]
+            traffic = [words * config.word_beats for words in (sum(moved[:2]), moved[2], alone)]
+            for buffers in (1, 2) if TILES in mode and count > 1 else (1,):
+                whole = [tensor.words(config) if tensor else 0 for tensor in (source, residual, result)]
+                words = [{TILES: buffers * tile[i], WHOLE: whole[i]}.get(m, 0) for i, m in enumerate(mode)]
+                found.append(
+                    Tiling(
+                        rows=rows,
+                        groups=size,
+                        modes=mode,
+                        buffers=buffers,
+                        words=tuple(words),
+                        repeats=repeats,
+                        cost=_total(work, traffic, buffers, count),
+                    )
+                )
+    return sorted(found, key=lambda tiling: tiling.cost)
+
+
+def _total(work, traffic, buffers, tiles):
+    """Cycles of a layer; fewer transfers win among equals.
+
+    Parameters
+    ----------
+    work : (cycles of the array, words of the weight stream). ``traffic`` : beats of loads and stores by tile, and of
+        what moves beside the tiles. ``buffers``, ``tiles`` : two buffers let the tiles' transfers run beside the array.
+    """
+    (cycles, weights), (loads, stores, alone) = work, traffic
+    if buffers == 2:
+        time = max(cycles, weights + loads, stores) + (loads + stores) / tiles
+    else:
+        time = max(cycles, weights) + loads + stores
+    return time + alone + tiles * _DESCRIPTOR_CYCLES + (weights + loads + stores) / 64

@@ -1,0 +1,102 @@
+"""`mvq estimate`, and the committed figures that rest on the same model."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from golden.networks import NETWORKS
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "mvq", "estimate", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+def test_network_by_name(tmp_path):
+    path = tmp_path / "resnet18.json"
+    result = run("resnet18", "--config", "ews-cms-16x16", "--json", path)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(path.read_text())
+    assert f"{report['cycles']:,}" in result.stdout
+    assert report["config_name"] == "ews-cms-16x16"
+    assert [layer["name"] for layer in report["layers"]][:3] == ["conv1", "maxpool", "layer1.0.conv1"]
+    for part in ("layer4.1.conv2", "DRAM", "WRF", "MAC", str(path)):
+        assert part in result.stdout
+    assert "…" not in result.stdout
+
+
+def test_file_of_layer_shapes(tmp_path):
+    path = tmp_path / "two.toml"
+    path.write_text(
+        'image = [3, 32, 32]\n[[layers]]\nname = "a"\nout_channels = 16\nkernel = 3\npadding = 1\n'
+        '[[layers]]\nname = "b"\nout_channels = 16\n'
+    )
+    results = {}
+    for objective in ("cycles", "energy"):
+        report = tmp_path / f"{objective}.json"
+        result = run(path, "--config", "ews-16x16", "--objective", objective, "--l2-kb", 64, "--json", report)
+        assert result.returncode == 0, result.stderr
+        results[objective] = json.loads(report.read_text())
+    assert results["cycles"]["l2_bytes"] == 64 << 10
+    assert results["cycles"]["cycles"] <= results["energy"]["cycles"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet19", "--config", "ews-16x16"], "network = 'resnet19': must be one of resnet18"),
+        (["missing.toml", "--config", "ews-16x16"], "missing.toml: cannot be read"),
+        (["alexnet", "--config", "ews-16x32"], "columns = 32: must equal rows = 16 in an accelerator"),
+        (["alexnet", "--config", "ewz-16x16"], "variant = 'ewz'"),
+        (["alexnet", "--config", "ews-16x16", "--objective", "time"], "--objective = 'time': must be one of cycles"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, arguments, message):
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_heavy_packages_stay_out():
+    script = "import sys\nfrom mvq.estimate import run_estimate\nprint(*sys.modules, sep='\\n')"
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "matplotlib", "pydantic", "amaranth"} & set(modules)
+
+
+@pytest.fixture(scope="module")
+def figures():
+    spec = importlib.util.spec_from_file_location("paper_figures", ROOT / "benchmarks" / "paper_figures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def report():
+    return json.loads((ROOT / "docs" / "results" / "paper_figures.json").read_text())
+
+
+def test_committed_tables_are_those_of_the_committed_numbers(figures, report):
+    assert (ROOT / "docs" / "results" / "paper_figures.md").read_text() == figures.markdown(report)
+
+
+def test_committed_numbers_are_those_of_the_model(figures, report):
+    """AlexNet stands for all: a changed model shows in it. If it does, run benchmarks/paper_figures.py."""
+    assert report["results"]["alexnet"]["16"] == figures.numbers("alexnet", NETWORKS["alexnet"](), 16)
+
+
+def test_speed_up_of_resnet18(figures, report):
+    assert figures.speedups(report["results"]["resnet18"]["64"])[-1] >= 2.2
