@@ -1,7 +1,7 @@
 """Whole networks on the accelerator's gateware: every stored value against golden, every cycle against the model.
 
     python benchmarks/networks.py [--data ../shared/data] [--networks digits,resnet20,efficientnet_lite0]
-                                  [--engines cxxrtl,verilator] [--config ews-cms-16x16] [--json FILE]
+                                  [--engines cxxrtl,verilator,icarus] [--config ews-cms-16x16] [--json FILE]
 
 digits: DigitsNet, trained on scikit-learn's digits, compressed and fine-tuned. resnet20: ResNet-20 with public weights,
 compressed with one codebook and fine-tuned on 9,900 of the 10,000 CIFAR-10 test images (there is no training set at
@@ -29,7 +29,13 @@ from hdl.accelerator_config import load_accelerator_config
 from hdl.config import MvqError
 from mvq.run import make_engine, run_images
 
-#: images on cxxrtl.
+#: engines that a network runs on in reasonable time.
+ENGINES = {
+    "digits": ["cxxrtl", "verilator", "icarus"],
+    "resnet20": ["cxxrtl", "verilator"],
+    "efficientnet_lite0": ["cxxrtl"],
+}
+#: images on cxxrtl; one on the others.
 IMAGES = {"digits": 360, "resnet20": 100, "efficientnet_lite0": 1}
 
 
@@ -142,7 +148,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--networks", default=",".join(NETWORKS))
-    parser.add_argument("--engines", default="cxxrtl")
+    parser.add_argument("--engines", help="those that suit the network")
     parser.add_argument("--config", default="ews-cms-16x16")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -152,7 +158,8 @@ def main():
         table.add_column(heading, justify="left" if heading in ("network", "engine") else "right")
     report = {"config": config.to_dict(), "networks": []}
     for name in arguments.networks.split(","):
-        found = measure(name, arguments.engines.split(","), config, arguments.data, console)
+        engines = arguments.engines.split(",") if arguments.engines else ENGINES[name]
+        found = measure(name, engines, config, arguments.data, console)
         report["networks"].append(found)
         for kind, row in found["engines"].items():
             numbers = (row["images"], row["right"], row["cycles"], row["layers_compared"], row["cycles_per_second"])

@@ -288,7 +288,8 @@ def draw(report, folder):
     results, groups = report["results"], list(report["results"])
     labels = [variant.upper() for variant in VARIANTS[1:]]
     ours = {size: [results[name][str(size)] for name in groups] for size in report["sizes"]}
-    panels = [(f"{size} x {size}, ours", [speedups(found) for found in ours[size]]) for size in report["sizes"]]
+    source = "exact cycles" if report["exact"] else "estimate"
+    panels = [(f"{size} x {size}, {source}", [speedups(found) for found in ours[size]]) for size in report["sizes"]]
     if 64 in ours:
         panels.append(("64 x 64, estimate, WS without preload", [without_preload(found) for found in ours[64]]))
         larger = [speedups(found, quantity="cycles_with_larger_l1") for found in ours[64]]

@@ -85,7 +85,41 @@ def simulation():
     )
 
 
-TABLES = {function.__name__: function for function in (area, demo, kmeans, simulation)}
+def networks():
+    """``benchmarks/networks.py``."""
+    rows = []
+    for network in _load("networks")["networks"]:
+        for engine, row in network["engines"].items():
+            numbers = (row["images"], row["right"], row["cycles"], row["layers_compared"], network["descriptors"])
+            rows.append([network["network"], engine, *(f"{number:,}" for number in numbers)])
+            rows[-1].append(f"{row['cycles_per_second']:,}")
+    header = ["network", "engine", "images", "right", "cycles an image", "layers compared", "descriptors", "cycles/s"]
+    return _table(header, rows)
+
+
+def utilisation():
+    """``benchmarks/utilisation.py``."""
+    rows = []
+    for case in _load("utilisation")["cases"]:
+        ratios = [layer for layer in case["layers"] if layer["compressed"]]
+        worst = max(ratios, key=lambda layer: layer["ratio"])
+        bound = max(ratios, key=lambda layer: layer["bound_ratio"])
+        within = sum(layer["ratio"] <= 1.05 for layer in ratios)
+        rows.append(
+            [
+                case["network"],
+                f"{case['size']} x {case['size']}",
+                case["source"],
+                f"{within} of {len(ratios)}",
+                f"{worst['ratio']:.2f} ({worst['layer']})",
+                f"{bound['bound_ratio']:.2f} ({bound['layer']})",
+            ]
+        )
+    header = ["network", "array", "cycles from", "within 1.05", "worst / ideal", "worst / max(ideal, bus)"]
+    return _table(header, rows)
+
+
+TABLES = {function.__name__: function for function in (area, demo, networks, utilisation, kmeans, simulation)}
 
 
 def fill(text):

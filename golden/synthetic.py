@@ -1,18 +1,21 @@
-"""Networks of given layer shapes with random weights, for cycles, traffic and simulation."""
+"""Networks of given layer shapes with random weights, and calibrations without images: for cycles and traffic, which
+depend on neither."""
 
 import math
 
 import numpy as np
 
 from golden.checkpoint import Checkpoint, Codebook, DenseLayer, MvqLayer
-from golden.graph import Graph, Node
+from golden.graph import WEIGHTED, Graph, Node
 from golden.network import Calibration
 from hdl.config import MvqError
 
-__all__ = ["random_network"]
+__all__ = ["any_calibration", "random_network"]
 
 #: magnitude of random weights: small enough for the sums of any layer.
 _LARGEST_WEIGHT = 16
+#: magnitude of the values of a layer without scales.
+_SMALLEST_RANGE = 1e-100
 
 
 def _windowed(layer):
@@ -90,3 +93,15 @@ def random_network(network, config, seed=0):
             layers[node.name] = DenseLayer(weight=weight, **_affine(shape[0]))
     calibration = Calibration({node.name: 4.0 for node in graph.nodes})
     return Checkpoint(graph, layers, {}, {}), calibration
+
+
+def any_calibration(checkpoint):
+    """A calibration with which the network can be lowered, whatever it computes: no multiplier is above 1."""
+    amax = {}
+    for node in checkpoint.graph.nodes:
+        before = max((amax[name] for name in node.inputs), default=1.0)
+        if node.op in WEIGHTED:
+            before *= float(np.abs(checkpoint.layers[node.name].channel_scale).max(initial=0.0))
+        amax[node.name] = max(before, _SMALLEST_RANGE)
+    largest = max(amax.values())  # relu6 would end larger ones
+    return Calibration({name: value / largest for name, value in amax.items()})

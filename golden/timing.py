@@ -7,6 +7,7 @@ into different banks.
 """
 
 import functools
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numba
@@ -18,7 +19,7 @@ from hdl.config import MvqError
 
 __all__ = ["COUNTERS", "MemoryTiming", "ProgramTiming", "decode", "predict", "simulate"]
 
-# Columns of the table of operations.
+# Columns of the table of operations. These, and those of the subsets, are for golden.work, too.
 KIND, WAIT_LOADS, WAIT_STORES, WAIT_COMPUTES = range(4)
 ADDRESS, STRIDE, CHUNK_BEATS, CHUNKS = range(4, 8)  # load, store; in beats
 WEIGHTS, WEIGHT_BEATS = range(4, 6)  # conv; in beats
@@ -37,6 +38,8 @@ _FETCH, _COLLECT, _CHECK, _DISPATCH, _DRAIN = range(5)
 _IDLE, _CODEBOOK, _SCALES, _COMPRESSED, _RAW, _LOADED = range(6)
 _DESCRIPTORS, _WEIGHTS, _LOADS = range(3)
 
+#: seconds between two reports of progress.
+_PROGRESS_SECONDS = 0.2
 #: what is counted, in the order of the result.
 COUNTERS = ("busy_cycles", "weight_stalls", "activation_stalls", "bus_read_beats", "bus_write_beats", "l1_reads")
 COUNTERS += ("l1_writes", "psum_reads", "psum_writes")
@@ -71,11 +74,13 @@ class ProgramTiming:
     cycles : from the first cycle of the run to the last, as the register ``cycles`` counts them.
     completed : int64, for each descriptor the cycle in which it was complete; -1 for ``end``.
     counters : name -> value of the counter registers.
+    counted : int64 (descriptors, counters), what the counters of :data:`COUNTERS` held in that cycle; 0 for ``end``.
     """
 
     cycles: int
     completed: np.ndarray
     counters: dict
+    counted: np.ndarray
 
 
 @numba.njit(cache=True)
@@ -83,8 +88,8 @@ def _next_burst(address, left, longest):
     return min(left, longest - address % longest)
 
 
-@numba.njit(cache=True)
-def _run(ops, subsets, sizes, limit):
+@numba.njit(cache=True, nogil=True)
+def _run(ops, subsets, sizes, limit, completed_at):
     (
         program,
         descriptor_beats,
@@ -107,8 +112,7 @@ def _run(ops, subsets, sizes, limit):
         read_beats,
     ) = sizes
     count = len(ops)
-    completed_at = np.full(count, -1, np.int64)
-    counters = np.zeros(9, np.int64)
+    counters, counted_at = np.zeros(9, np.int64), np.zeros((count, 9), np.int64)
 
     # Which operations each engine gets, in order.
     queue_ops = np.zeros((5, count), np.int64)  # loads, stores, weights, windows, results
@@ -435,7 +439,7 @@ def _run(ops, subsets, sizes, limit):
                 load_words -= 1
                 counters[6] += 1
         if load_done:
-            completed_at[load_op] = cycle
+            completed_at[load_op], counted_at[load_op] = cycle, counters
             load_op = -1
             done_count[0] += 1
             under_way[0] -= 1
@@ -492,7 +496,7 @@ def _run(ops, subsets, sizes, limit):
         if fresh_store:
             store_reads = ops[store_op, CHUNKS] * ops[store_op, CHUNK_BEATS] // word_beats
         if store_done:
-            completed_at[store_op] = cycle
+            completed_at[store_op], counted_at[store_op] = cycle, counters
             store_op = -1
             done_count[1] += 1
             under_way[1] -= 1
@@ -648,6 +652,7 @@ def _run(ops, subsets, sizes, limit):
         result_written = emit
         if done_now:
             completed_at[queue_ops[4, done_count[2]]] = cycle
+            counted_at[queue_ops[4, done_count[2]]] = counters
             done_count[2] += 1
             under_way[2] -= 1
         done_now = emit_end
@@ -694,8 +699,8 @@ def _run(ops, subsets, sizes, limit):
 
         cycle += 1
         if finished:
-            return cycle, completed_at, counters
-    return -1, completed_at, counters
+            return cycle, counters, counted_at
+    return -1, counters, counted_at
 
 
 @functools.cache
@@ -822,14 +827,14 @@ def _stream(memory, op, config, base):
         at += size + int(row[CODEBOOK_WORDS] + row[SCALE_WORDS] + row[WEIGHT_WORDS]) * bus
 
 
-def simulate(operations, subsets, address, config, memory=None, limit=1 << 40):
+def simulate(operations, subsets, address, config, memory=None, limit=1 << 40, progress=None):
     """Run the tables of a program.
 
     Parameters
     ----------
     operations, subsets : from :func:`decode`. ``address`` : of the first descriptor.
     config : :class:`~hdl.accelerator_config.AcceleratorConfig`. ``memory`` : :class:`MemoryTiming`.
-    limit : cycles after which it is given up.
+    limit : cycles after which it is given up. ``progress`` : called with (operations that are complete, all).
 
     Returns
     -------
@@ -862,14 +867,20 @@ def simulate(operations, subsets, address, config, memory=None, limit=1 << 40):
         memory.read_addresses,
         memory.read_beats,
     )
-    cycles, completed, counters = _run(operations, subsets, sizes, limit)
+    completed = np.full(len(operations), -1, np.int64)
+    with ThreadPoolExecutor(1) as executor:
+        run = executor.submit(_run, operations, subsets, sizes, limit, completed)
+        while progress and wait([run], _PROGRESS_SECONDS).not_done:
+            progress(int(np.count_nonzero(completed >= 0)), len(operations))
+    cycles, counters, counted = run.result()
     if cycles < 0:
         raise MvqError(f"the program does not end within {limit} cycles")
     named = dict(zip(COUNTERS, counters.tolist(), strict=True))
-    return ProgramTiming(int(cycles), completed, named)
+    return ProgramTiming(int(cycles), completed, named, counted)
 
 
-def predict(program, memory=None):
-    """:class:`ProgramTiming` of a :class:`golden.program.Program`; ``memory`` : :class:`MemoryTiming`."""
+def predict(program, memory=None, progress=None):
+    """:class:`ProgramTiming` of a :class:`golden.program.Program`; ``memory`` : :class:`MemoryTiming`; ``progress`` as
+    in :func:`simulate`."""
     operations, subsets = decode(program.memory(), program.program_address, program.config, program.base)
-    return simulate(operations, subsets, program.program_address, program.config, memory)
+    return simulate(operations, subsets, program.program_address, program.config, memory, progress=progress)

@@ -26,9 +26,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golden.schedule import raw_row_words
-
-__all__ = ["COSTS", "LEVELS", "Loops", "Traffic", "conv_traffic", "count_loops", "raw_row_words", "window_rows"]
+__all__ = ["COSTS", "LEVELS", "Loops", "Traffic", "conv_traffic", "count_loops", "multiplications"]
+__all__ += ["register_accesses", "vector_traffic", "window_rows"]
 
 #: energy of one access, a multiplication being 1 (paper Tab. 8).
 COSTS = {"dram": 200.0, "l2": 15.0, "l1": 6.0, "prf": 0.22, "arf": 0.11, "wrf": 0.02, "crf": 0.02}
@@ -233,27 +232,55 @@ def conv_traffic(layer, loops, array, *, stream_bytes, from_dram, loaded, stored
     loaded, stored : bytes of feature maps from L2 to L1 and back; 0 for those that stay in L1.
     residual : a second tensor is added. ``compressed`` : weights are codebook entries. ``macs`` : multiplications.
     """
-    height, width = array.rows, array.columns
+    width = array.columns
     out_vectors = -(-layer.ofmap[0] // width) * layer.ofmap[1] * layer.ofmap[2]
-    multipliers = width // array.vector_length * array.multipliers_per_vector
     psum_bytes = width * array.psum_width // 8
     spills = out_vectors * (loops.inner - 1)
-    issued, loaded_rows = loops.issued, loops.total(loops.entries * loops.rows)
-    windows, pixel_vectors = loops.total(loops.window), loops.total(loops.pixels * loops.vectors)
+    loaded_rows, windows = loops.total(loops.entries * loops.rows), loops.total(loops.window)
     result = 4 * out_vectors if layer.raw else out_vectors
     counts = {
         ("dram", "weights"): from_dram,
         ("l2", "weights"): stream_bytes + from_dram,
         ("l2", "activations"): loaded + stored,
-        ("l1", "activations"): windows * height + (result + residual * out_vectors) * width + loaded + stored,
+        ("l1", "activations"): windows * array.rows + (result + residual * out_vectors) * width + loaded + stored,
         ("l1", "psums"): 2 * spills * psum_bytes,
-        ("arf", "activations"): (windows + pixel_vectors) * height,
-        ("prf", "psums"): 2 * issued * width,
-        ("wrf", "weights"): issued * height * multipliers + loaded_rows * multipliers,
+        **register_accesses(
+            array,
+            issued=loops.issued,
+            loaded_rows=loaded_rows,
+            windows=windows,
+            pixel_vectors=loops.total(loops.pixels * loops.vectors),
+            rebuilt_rows=loaded_rows if compressed else 0,
+            codewords=array.codewords if compressed else 0,
+        ),
     }
-    if compressed:
-        counts["crf", "weights"] = loaded_rows * width + array.codewords * array.vector_length
     return Traffic(counts, macs)
+
+
+def register_accesses(array, *, issued, loaded_rows, windows, pixel_vectors, rebuilt_rows, codewords):
+    """Accesses of a convolution to ARF, PRF, WRF and CRF, (level, kind) -> words.
+
+    Parameters
+    ----------
+    array : :class:`hdl.config.ArrayConfig`. ``issued`` : WRF words that issue.
+    loaded_rows : array rows of WRF words that are loaded; ``rebuilt_rows`` of them from the codebook.
+    windows : vectors that enter the ARF. ``pixel_vectors`` : vectors that it gives, one for each vector of each pixel.
+    codewords : that are loaded.
+    """
+    multipliers = array.columns // array.vector_length * array.multipliers_per_vector
+    return {
+        ("arf", "activations"): (windows + pixel_vectors) * array.rows,
+        ("prf", "psums"): 2 * issued * array.columns,
+        ("wrf", "weights"): issued * array.rows * multipliers + loaded_rows * multipliers,
+        ("crf", "weights"): rebuilt_rows * array.columns + codewords * array.vector_length,
+    }
+
+
+def multiplications(layer, array):
+    """Of a layer: a sparse tile multiplies only by the weights of a compressed layer that survive."""
+    if layer.compressed and array.has_codebook and array.tile == "sparse":
+        return layer.macs * array.n // array.m
+    return layer.macs
 
 
 def vector_traffic(layer, array, loaded, stored):

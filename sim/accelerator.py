@@ -7,6 +7,7 @@ from hdl.accelerator import Accelerator
 from hdl.config import MvqError
 from hdl.control.register_map import OFFSETS, REGISTERS
 from sim.axi_bench import AxiBench
+from sim.cxxrtl import gateware_identity
 
 __all__ = ["CxxrtlAccelerator"]
 
@@ -32,6 +33,7 @@ class CxxrtlAccelerator:
             np.zeros(config.descriptor_bytes, np.uint8),
             read_latency=timing.read_latency,
             write_latency=timing.write_latency,
+            identity=gateware_identity(config),
             cache=cache,
             progress=progress,
         )

@@ -23,11 +23,7 @@ constexpr uint64_t NEVER = ~uint64_t(0);
 constexpr uint64_t HOST_PATIENCE = 10000;  // cycles
 
 template<size_t Bits>
-const value<Bits> &port(const value<Bits> &output) { return output; }
-template<size_t Bits>
-const value<Bits> &port(const wire<Bits> &output) { return output.curr; }
-template<class Port>
-uint64_t number(const Port &output) { return port(output).at(0); }
+uint64_t number(const value<Bits> &port) { return port.at(0); }
 template<size_t Bits>
 void set(value<Bits> &input, uint64_t bits) { input.set(0, bits & ones<Bits>); }
 
@@ -228,7 +224,7 @@ struct Bench {
 		if (transfer(AW, "aw", number(design.p_m__axi__awvalid), number(design.p_m__axi__awready), fields, nullptr))
 			writes.push_back(burst_of("aw", fields, uint32_t(number(design.p_m__axi__awid)), write_bursts++));
 
-		const Data &data = port(design.p_m__axi__wdata);
+		const Data &data = design.p_m__axi__wdata;
 		const uint64_t beat[4] = {number(design.p_m__axi__wstrb), number(design.p_m__axi__wlast)};
 		if (transfer(W, "w", number(design.p_m__axi__wvalid), number(design.p_m__axi__wready), beat, &data)) {
 			beats.push_back({data, beat[0], beat[1] != 0});

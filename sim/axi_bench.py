@@ -79,18 +79,29 @@ class AxiBench:
     memory : uint8, contiguous; changed in place by what the design writes.
     base : address of the first byte of ``memory``.
     read_latency, write_latency : at least 1.
-    cache, progress : see :func:`sim.cxxrtl.compile_design`.
+    identity, cache, progress : see :func:`sim.cxxrtl.compile_design`.
 
     Raises
     ------
     MvqError : a port is missing, or an argument has no legal value. CompileError : the design cannot be compiled.
     """
 
-    def __init__(self, component, memory, *, base=0, read_latency=20, write_latency=20, cache=None, progress=None):
+    def __init__(
+        self,
+        component,
+        memory,
+        *,
+        base=0,
+        read_latency=20,
+        write_latency=20,
+        identity=None,
+        cache=None,
+        progress=None,
+    ):
         _check_ports(component)
-        self._library = _load(compile_design(component, cache=cache, progress=progress))
-        self._bench = None
+        _check_latencies(read_latency, write_latency)
         self.memory, self.base = _buffer(memory), base
+        self._library = _load(compile_design(component, identity=identity, cache=cache, progress=progress))
         self._bench = self._library.bench_create(self.memory.ctypes.data, self.memory.size, base)
         self.set_timing(read_latency, write_latency)
         self.reset()
@@ -106,9 +117,7 @@ class AxiBench:
 
     def set_timing(self, read_latency, write_latency):
         """Latencies of the memory from now on, in cycles."""
-        for name, value in (("read_latency", read_latency), ("write_latency", write_latency)):
-            if value < 1:
-                raise MvqError(f"{name} = {value}: must be at least 1")
+        _check_latencies(read_latency, write_latency)
         self._library.bench_timing(self._bench, read_latency, write_latency)
 
     def pause(self, chances, seed=0):
@@ -207,6 +216,12 @@ def _check_ports(component):
             f"{component.module_name} cannot run in this bench, which needs irq and the ports s_axi_ and m_axi_ of "
             f"hdl.bus.axi: missing or different are {', '.join(wrong) or 's_axi_awaddr, m_axi_rdata'}"
         )
+
+
+def _check_latencies(read_latency, write_latency):
+    for name, value in (("read_latency", read_latency), ("write_latency", write_latency)):
+        if value < 1:
+            raise MvqError(f"{name} = {value}: must be at least 1")
 
 
 def _buffer(memory):

@@ -2,20 +2,23 @@
 design."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version as distribution_version
 from pathlib import Path
 
+import hdl
 from golden.files import replacing
 from hdl.config import MvqError
 from hdl.verilog import ModuleLibrary
 from sim.partition import partition
 
-__all__ = ["CompileError", "cache_folder", "compile_design"]
+__all__ = ["CompileError", "cache_folder", "compile_design", "gateware_identity"]
 
 _HERE = Path(__file__).parent
 
@@ -23,8 +26,8 @@ _HERE = Path(__file__).parent
 #: cache to a machine.
 _FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fno-exceptions", "-fvisibility=hidden")
 
-#: C++ files that a design is cut into, for compilers side by side.
-_FILES = 8
+#: C++ files that a design is cut into at most, for compilers side by side, and characters of CXXRTL's text for each.
+_FILES, _FILE_LENGTH = 8, 200_000
 
 _SCRIPT = """\
 read_rtlil <<rtlil
@@ -48,14 +51,23 @@ def cache_folder():
     return Path(cache) / "mvq" / "cxxrtl"
 
 
-def compile_design(component, harness="axi_bench.cc", *, cache=None, progress=None):
+def gateware_identity(config):
+    """Text that changes whenever the gateware of ``config`` may: for ``identity`` of :func:`compile_design`."""
+    folder = Path(hdl.__file__).parent
+    sources = [path.read_text() for path in sorted(folder.rglob("*.py"))]
+    return json.dumps([config.to_dict(), distribution_version("amaranth"), sources], sort_keys=True)
+
+
+def compile_design(component, harness="axi_bench.cc", *, identity=None, cache=None, progress=None):
     """Shared library of ``component`` and of C++ that runs it.
 
     Parameters
     ----------
-    component : Amaranth component with a ``module_name``; one clock, and no port whose name another one begins with.
+    component : Amaranth component with a ``module_name`` and one clock.
     harness : C++ file that includes ``design.h`` (see :mod:`sim.partition`) and exports functions; a name in this
         package, or a path.
+    identity : text that is the same only for the same gateware; with it a compiled design is found without elaborating
+        ``component``, which takes seconds.
     cache : folder of compiled designs; :func:`cache_folder` when None. The same gateware, harness and compiler give the
         same file, which is compiled once.
     progress : called with a line of text before what takes more than a second.
@@ -70,19 +82,33 @@ def compile_design(component, harness="axi_bench.cc", *, cache=None, progress=No
     """
     progress = progress or (lambda text: None)
     compiler, version = _compiler()
+    harness, top = _HERE / harness, component.module_name
+    parts = [version, *_FLAGS, *(path.read_text() for path in (*sorted(_HERE.glob("*.h")), harness))]
+    parts += [(_HERE / name).read_text() for name in ("partition.py", "cxxrtl.py")]
+
+    def place(text):
+        key = hashlib.sha256("\0".join([text, *parts]).encode()).hexdigest()[:20]
+        return Path(cache or cache_folder()) / f"{top}-{key}.so"
+
+    if identity and place(identity).is_file():
+        component._MustUse__used = True  # Amaranth would warn that it was never elaborated
+        return place(identity)
     library = ModuleLibrary()
     library.add(component)
-    top = component.module_name
     text = library.to_rtlil(top)
-    harness = _HERE / harness
-    parts = [text, top, version, *_FLAGS, *(path.read_text() for path in (*sorted(_HERE.glob("*.h")), harness))]
-    parts += [(_HERE / name).read_text() for name in ("partition.py", "cxxrtl.py")]
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
-    target = Path(cache or cache_folder()) / f"{top}-{key}.so"
-    if target.is_file():
-        return target
+    target = place(text)
+    if not target.is_file():
+        _build(compiler, version, text, top, harness, target, progress)
+    if identity:
+        with replacing(place(identity), CompileError) as temporary:
+            temporary.symlink_to(target.name)
+    return target
+
+
+def _build(compiler, version, text, top, harness, target, progress):
     progress(f"compiling {top} to C++, once for this configuration: Yosys")
-    design = partition(_write_cxxrtl(text, top), _FILES)
+    written = _write_cxxrtl(text, top)
+    design = partition(written, min(_FILES, 1 + len(written) // _FILE_LENGTH))
     sources = {f"design_{number}.cc": source for number, source in enumerate(design.sources)}
     sources |= {"design.h": design.header, "harness.cc": harness.read_text()}
     started = time.monotonic()
@@ -90,7 +116,6 @@ def compile_design(component, harness="axi_bench.cc", *, cache=None, progress=No
     with replacing(target, CompileError) as temporary, tempfile.TemporaryDirectory(prefix="mvq-cxxrtl-") as folder:
         _compile(compiler, Path(folder), sources, temporary)
     progress(f"compiled in {time.monotonic() - started:.0f} s: {target}")
-    return target
 
 
 def _compiler():

@@ -14,11 +14,12 @@ The order of the statements follows the data, so that a value is used soon after
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 from hdl.config import MvqError
 
-__all__ = ["Partition", "PartitionError", "Port", "partition"]
+__all__ = ["Partition", "PartitionError", "partition"]
 
 #: characters of C++ in a function; g++'s time for a function grows faster than its length.
 FUNCTION_LENGTH = 12_000
@@ -28,22 +29,13 @@ _MEMBER = re.compile(r"^\t(?:/\*(input|output|inout)\*/ )?(wire|value|memory)<(\
 _LOCAL = re.compile(r"^\tvalue<(\d+)> (\w+);$")
 _ASSIGNMENT = re.compile(r"^\t+((?:[pi]_\w+)(?:\.(?:next|slice<[\d,]+>\(\)|concat\([^=]*\)))*) = ")
 _TEMPORARY = re.compile(r"^\t(?:const value<\d+> &|auto )(tmp_\w+) = ")
-_UPDATE = re.compile(r"^\t+(memory_\w+)\.update\(")
+_UPDATE = re.compile(r"^\t+(memory_\w+)\.update\(", re.MULTILINE)
+_STATE = re.compile(r"\b([pi]_\w+)\.(curr|next)\b")
 _CLOCKED = "\tif (posedge_p_clk) {"
 
 
 class PartitionError(MvqError):
     """The C++ is not of the form that this version of Yosys writes, or the design has what is not supported."""
-
-
-@dataclass(frozen=True)
-class Port:
-    """A port of the design. ``member`` is its C++ expression, a ``value<width>``."""
-
-    name: str
-    direction: str
-    width: int
-    member: str
 
 
 @dataclass
@@ -62,15 +54,14 @@ class Partition:
 
     Attributes
     ----------
-    header : text of ``design.h``: ``struct Design`` with ``reset``, ``clock`` and ``settle``.
+    header : text of ``design.h``: ``struct Design`` with ``settle``, ``clock`` and the ports, ``p_`` before their names
+        and each underscore twice.
     sources : texts of the files that implement it.
-    ports : [:class:`Port`].
     feedback : wires of combinational loops, which ``settle`` repeats itself for.
     """
 
     header: str
     sources: list
-    ports: list
     feedback: list
 
 
@@ -87,7 +78,7 @@ def partition(text, files):
     PartitionError : another clock or edge, a black box, or text that is not understood.
     """
     structure, initial, body = _sections(text)
-    members, ports = _members(structure)
+    members, outputs = _members(structure)
     local_widths, statements = _statements(body, members)
 
     definers = {}
@@ -99,7 +90,7 @@ def partition(text, files):
         for name, (kind, *_) in members.items()
         if kind == "wire" and any(not statements[number].clocked for number in definers.get(name, ()))
     )
-    wanted = {port.member for port in ports if port.direction == "output"} | set(feedback)
+    wanted = outputs | set(feedback)
     needs = _dependences(statements, definers, members)
     settle = _order([n for n, each in enumerate(statements) if not each.clocked and each.defines & wanted], needs)
     settled = set(settle)
@@ -113,8 +104,8 @@ def partition(text, files):
         f"initialise_{i}": part for i, part in enumerate(_initialise(initial))
     }
     top = _top_functions(members, programs, feedback, len(texts) - len(functions))
-    header = _header(members, local_widths, shared, texts)
-    return Partition(header, _files([*texts.values(), top], files), ports, feedback)
+    header = _header(members, outputs, _write_ports(statements), {name: local_widths[name] for name in shared}, texts)
+    return Partition(header, _files([*texts.values(), top], files), feedback)
 
 
 def _sections(text):
@@ -136,8 +127,8 @@ def _sections(text):
 
 
 def _members(lines):
-    """{name: (kind, width, depth)} and the ports."""
-    members, ports = {}, []
+    """{name: (kind, width, depth)} and the names of the outputs."""
+    members, outputs = {}, set()
     skip = False
     for line in lines:
         match = _MEMBER.match(line)
@@ -148,20 +139,15 @@ def _members(lines):
             members[name] = (kind, int(width), int(depth or 0))
             if direction == "inout":
                 raise PartitionError(f"port {name} is bidirectional, which is not supported")
-            if direction:
-                member = f"{name}.curr" if kind == "wire" else name
-                ports.append(Port(_demangled(name), direction, int(width), member))
+            if direction == "output":
+                outputs.add(name)
         elif line.startswith("\tbool posedge_p_clk() const {"):
             skip = True
         elif skip:
             skip = line != "\t}"
         else:
             raise PartitionError(f"member {line.strip()!r} is not supported: the design has one clock, clk")
-    return members, ports
-
-
-def _demangled(name):
-    return re.sub(r"_([0-9a-f]{2})_|__", lambda match: chr(int(match[1], 16)) if match[1] else "_", name[2:])
+    return members, outputs
 
 
 def _statements(lines, members):
@@ -207,7 +193,7 @@ def _statement(lines, members, locals_):
     unknown = names - members.keys() - locals_.keys()
     if unknown or not defines:
         raise PartitionError(f"CXXRTL's statement {lines[0].strip()[:120]!r} is not supported")
-    return _Statement(text, defines, names - defines, clocked)
+    return _Statement(_STATE.sub(r"\2.\1", text), defines, names - defines, clocked)
 
 
 def _dependences(statements, definers, members):
@@ -288,25 +274,37 @@ def _initialise(lines):
                     kept += table
                 table = []
         elif not re.search(r"= (wire|value)<\d+>\{[0xu,]*\};$", line):
-            kept.append(line)
+            kept.append(re.sub(r"(\w+) = wire<", r"curr.\1 = next.\1 = value<", line))
     return ["\n".join(["void Design::initialise_0() {", *kept, "}"])]
 
 
-def _header(members, locals_, shared, functions):
-    lines = ['#include "values.h"', "", "struct Design {"]
+def _write_ports(statements):
+    """Memory -> number of its write ports."""
+    return Counter(name for statement in statements for name in _UPDATE.findall(statement.text))
+
+
+def _header(members, outputs, write_ports, shared, functions):
+    wires = {name: width for name, (kind, width, _) in members.items() if kind == "wire"}
+    lines = ['#include "values.h"', "", "// Registers, and wires of combinational loops.", "struct State {"]
+    lines += [f"\tvalue<{width}> {name};" for name, width in wires.items()]
+    lines += ["};", "", "struct Design {", "\tstatic constexpr int SETTLE_LIMIT = 1000;", "\tState curr, next;"]
     for name, (kind, width, depth) in members.items():
-        lines.append(f"\tmemory<{width}> {name} {{ {depth} }};" if kind == "memory" else f"\t{kind}<{width}> {name};")
-    lines += [f"\tvalue<{locals_[name]}> {name};" for name in sorted(shared)]
+        if kind == "memory":
+            lines.append(f"\tmemory<{width}, {write_ports[name]}> {name} {{ {depth} }};")
+        elif kind == "value":
+            lines.append(f"\tvalue<{width}> {name};")
+        elif name in outputs:
+            lines.append(f"\tconst value<{width}> &{name} = curr.{name};")
+    lines += [f"\tvalue<{width}> {name};" for name, width in sorted(shared.items())]
     lines += [f"\tvoid {name}();" for name in functions]
-    lines += ["\tstatic constexpr int SETTLE_LIMIT = 1000;", "\tDesign();", "\tint settle();", "\tvoid clock();", "};"]
+    lines += ["\tDesign();", "\tDesign(const Design &) = delete;", "\tint settle();", "\tvoid clock();", "};"]
     return "\n".join(lines) + "\n"
 
 
 def _top_functions(members, programs, feedback, initial):
     calls = {name: [f"\t{name}_{i}();" for i in range(len(parts))] for name, parts in programs.items()}
-    registers = [name for name, (kind, *_) in members.items() if kind == "wire" and name not in feedback]
     memories = [name for name, (kind, *_) in members.items() if kind == "memory"]
-    repeat = [f"\tchanged |= update({name});" for name in feedback]
+    repeat = [f"\tchanged |= update(curr.{name}, next.{name});" for name in feedback]
     return "\n".join(
         [
             *("Design::Design() {", *(f"\tinitialise_{i}();" for i in range(initial)), "}"),
@@ -323,7 +321,7 @@ def _top_functions(members, programs, feedback, initial):
             "}",
             "void Design::clock() {",
             *calls["clock"],
-            *(f"\t{name}.curr = {name}.next;" for name in registers),
+            "\tcurr = next;",
             *(f"\t{name}.commit();" for name in memories),
             "}",
         ]

@@ -401,15 +401,15 @@ MVQ_BINARY(shl_su, (left<true, BitsY>(a, distance(b))))
 MVQ_BINARY(sshl_uu, (left<false, BitsY>(a, distance(b))))
 MVQ_BINARY(sshl_su, (left<true, BitsY>(a, distance(b))))
 MVQ_BINARY(shr_uu, (right<false, BitsY>(a, distance(b))))
-MVQ_BINARY(shr_su, (pos_s<BitsY>(right<false, BitsA>(a, distance(b)))))
+MVQ_BINARY(shr_su, (right<false, BitsY>(pos_s<larger(BitsY, BitsA)>(a), distance(b))))
 MVQ_BINARY(sshr_uu, (right<false, BitsY>(a, distance(b))))
 MVQ_BINARY(sshr_su, (right<true, BitsY>(a, distance(b))))
 
 // Shifts to the right, by a signed amount to the left where it is negative.
 MVQ_BINARY(shift_uu, (shr_uu<BitsY>(a, b)))
-MVQ_BINARY(shift_su, (shr_su<BitsY>(a, b)))
+MVQ_BINARY(shift_su, (right<true, BitsY>(a, distance(b))))
 MVQ_BINARY(shift_us, (is_negative(b) ? shl_uu<BitsY>(a, neg_s<BitsB + 1>(b)) : shr_uu<BitsY>(a, b)))
-MVQ_BINARY(shift_ss, (is_negative(b) ? shl_su<BitsY>(a, neg_s<BitsB + 1>(b)) : shr_su<BitsY>(a, b)))
+MVQ_BINARY(shift_ss, (is_negative(b) ? shl_su<BitsY>(a, neg_s<BitsB + 1>(b)) : shift_su<BitsY>(a, b)))
 MVQ_BINARY(shiftx_uu, (shift_uu<BitsY>(a, b)))
 MVQ_BINARY(shiftx_su, (shift_su<BitsY>(a, b)))
 MVQ_BINARY(shiftx_us, (shift_us<BitsY>(a, b)))
@@ -423,25 +423,16 @@ MVQ_INLINE value<Bits> merged(const value<Bits> &old, const value<Bits> &word, c
 
 // ---- State.
 
-template<size_t Bits>
-struct wire {
-	value<Bits> curr, next;
-
-	wire() = default;
-	template<class... Init>
-	explicit constexpr wire(Init... init) : curr{init...}, next{init...} {}
-};
-
 // Next value of a wire in a combinational loop; true if it is new.
 template<size_t Bits>
-MVQ_INLINE bool update(wire<Bits> &loop) {
-	bool changed = loop.curr != loop.next;
-	loop.curr = loop.next;
+MVQ_INLINE bool update(value<Bits> &curr, const value<Bits> &next) {
+	bool changed = curr != next;
+	curr = next;
 	return changed;
 }
 
 // Memory whose writes take effect at the clock edge; a write that is not enabled costs nothing.
-template<size_t Width>
+template<size_t Width, size_t Ports>
 struct memory {
 	struct write {
 		size_t index;
@@ -449,33 +440,26 @@ struct memory {
 		int priority;
 	};
 	std::vector<value<Width>> data;
-	std::vector<write> writes;
+	write writes[larger(Ports, 1)];
+	size_t waiting = 0;
 
 	explicit memory(size_t depth) : data(depth) {}
 
 	MVQ_INLINE const value<Width> &operator[](size_t index) const { return data[index]; }
 
 	MVQ_INLINE void update(size_t index, const value<Width> &word, const value<Width> &mask, int priority) {
-		if (!mask.is_zero())
-			enqueue({index, word, mask, priority});
-	}
-	__attribute__((noinline)) void enqueue(const write &entry) {
-		auto place = writes.end();
-		while (place != writes.begin() && (place - 1)->priority > entry.priority)
-			--place;
-		writes.insert(place, entry);
+		if (mask.is_zero())
+			return;
+		size_t place = waiting++;
+		for (; place > 0 && writes[place - 1].priority > priority; place--)
+			writes[place] = writes[place - 1];
+		writes[place] = {index, word, mask, priority};
 	}
 
 	MVQ_INLINE void commit() {
-		if (!writes.empty())
-			apply();
-	}
-	__attribute__((noinline)) void apply() {
-		for (const write &entry : writes) {
-			value<Width> &word = data[entry.index];
-			word = merged(word, entry.word, entry.mask);
-		}
-		writes.clear();
+		for (size_t i = 0; i < waiting; i++)
+			data[writes[i].index] = data[writes[i].index].update(writes[i].word, writes[i].mask);
+		waiting = 0;
 	}
 };
 

@@ -105,8 +105,9 @@ class Planner:
                 self.last_use[name] = number
                 self.partners[name] |= set(layer.reads) - {name}
 
-    def plan(self):
-        """Plan every layer; returns :class:`Plan`, raises LoweringError."""
+    def plan(self, progress=None):
+        """Plan every layer; returns :class:`Plan`, raises LoweringError. ``progress`` : called with (layers that are
+        planned, all)."""
         first = next(iter(self.network.tensors))
         self._region(first)
         self.in_memory.add(first)
@@ -117,6 +118,8 @@ class Planner:
             self._run(number, layer, tiling, evicted)
             for name in [name for name in self.l1.places if self.last_use.get(name, -1) <= number]:
                 del self.l1.places[name]
+            if progress:
+                progress(number + 1, len(self.network.layers))
         return Plan(self.timeline.operations, self.stored, bytes(self.weights), self.plans)
 
     # ---- choice

@@ -146,7 +146,7 @@ class Program:
         return place, planes.reshape(-1, place.plane_bytes // self.config.vector_bytes, self.config.vector_bytes)
 
 
-def compile_program(lowered, config, *, base=0, keep=None):
+def compile_program(lowered, config, *, base=0, keep=None, progress=None):
     """Plan a network for the accelerator, one image a run.
 
     Parameters
@@ -155,6 +155,7 @@ def compile_program(lowered, config, *, base=0, keep=None):
     config : :class:`~hdl.accelerator_config.AcceleratorConfig`.
     base : first byte of the program's memory; a multiple of 64 and of an L1 word.
     keep : "all" stores the result of every layer, to be checked; None only what L1 cannot hold, and the output.
+    progress : called with (layers that are planned, all).
 
     Returns
     -------
@@ -170,7 +171,7 @@ def compile_program(lowered, config, *, base=0, keep=None):
     if base % alignment or keep not in (None, "all"):
         raise MvqError(f"base = {base} must be a multiple of {alignment}, and keep = {keep!r} None or 'all'")
     network = network_layers(lowered, config)
-    plan = Planner(network, config, base=base, keep_all=keep == "all").plan()
+    plan = Planner(network, config, base=base, keep_all=keep == "all").plan(progress)
 
     graph, shapes = lowered.network.graph, lowered.network.graph.shapes()
     names = [layer.name for layer in network.layers]

@@ -127,7 +127,7 @@ REGISTERS = (
             Field("stopped", 3, 1, "the run was ended by `stop`"),
             Field("draining", 4, 1, "the run is over, but the bus still owes answers"),
             Field("ignored_start", 5, 1, "a start came during a run, or while draining, and did nothing"),
-            Field("layer", 16, 16, "layer of the descriptor that was read last"),
+            Field("layer", 16, 16, "layer whose results are being written"),
         ),
     ),
     Register("irq_enable", 0x028, "setting", "events that raise the interrupt", fields=_INTERRUPTS),

@@ -5,9 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from golden import lower
 from golden.estimate import estimate, layer_cycles
-from golden.networks import IMAGE, NETWORKS, Layer, Network, from_graph
+from golden.networks import IMAGE, NETWORKS, Layer, Network, from_graph, read_network
+from golden.program import compile_program
 from golden.schedule import LayerShape, Repeats, choose_repeats, cycles, schedule
+from golden.synthetic import random_network
+from golden.timing import predict
 from golden.traffic import COSTS, Traffic, conv_traffic, count_loops, window_rows
 from hdl.accelerator_config import AcceleratorConfig
 from hdl.config import VARIANTS, MvqError, preset
@@ -259,3 +263,16 @@ def test_what_cannot_run_is_named():
     small = dataclasses.replace(machine, l1_banks=1, l1_bank_words=64)
     with pytest.raises(MvqError, match=r"layer 'conv': not even .* fits the 1024 bytes"):
         estimate(Network("n", (convolution(inputs=(IMAGE,), kernel=(1, 1), ifmap=(512, 20, 20)),)), small)
+
+
+@pytest.mark.parametrize("variant", ["ws", "ews", "ews-cms"])
+def test_estimate_is_near_the_exact_cycles(variant, tmp_path):
+    """Within 10 % of the compiled program under golden.timing."""
+    path = tmp_path / "block.toml"
+    conv = '[[layers]]\nname = "{}"\nout_channels = {}\nkernel = 3\npadding = 1\ncompressed = true\n'
+    layers = [conv.format("a", 64), conv.format("b", 128) + "stride = 2\n", conv.format("c", 128)]
+    layers += ['[[layers]]\nname = "sum"\nop = "add"\ninputs = ["c", "b"]\n', conv.format("d", 64)]
+    path.write_text("image = [32, 28, 28]\n" + "".join(layers))
+    network, machine = read_network(path), AcceleratorConfig(array=preset(variant, 16))
+    program = compile_program(lower(*random_network(network, machine.array), machine.array), machine)
+    assert estimate(network, machine).cycles == pytest.approx(predict(program).cycles, rel=0.1)

@@ -82,5 +82,9 @@ def test_header_and_sidecar_say_where_it_comes_from():
 
 
 def test_style_changes_only_how_it_is_written():
-    heap = generate(preset("ews-cms", 16, style="structural"))
-    assert set(heap.modules) - set(design_of("ews-cms").modules) == {"mvq_full_adder", "mvq_half_adder"}
+    structural, behavioural = generate(preset("ews-cms", 16, style="structural")), design_of("ews-cms")
+    assert set(structural.modules) - set(behavioural.modules) == {"crf_bank_32x128", "mvq_full_adder", "mvq_half_adder"}
+    assert set(behavioural.modules) - set(structural.modules) == {"crf_512x128"}
+    assert structural.sidecar["ports"] == behavioural.sidecar["ports"]
+    latencies = [design.sidecar["latency"]["modules"] for design in (structural, behavioural)]
+    assert all(latencies[0][name] == latencies[1][name] for name in latencies[0].keys() & latencies[1].keys())

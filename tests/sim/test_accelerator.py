@@ -8,6 +8,9 @@ from golden.timing import MemoryTiming, predict
 from tests.golden.program_networks import GraphBuilder, digits, random_graph
 from tests.sim.accelerators import CONFIGS, Case
 
+#: configurations; each takes tens of seconds to compile.
+NAMES = ["ews-cms", *(pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS if name != "ews-cms")]
+
 
 def check(case, timing):
     """Run ``case`` and compare everything."""
@@ -21,13 +24,13 @@ def check(case, timing):
     return registers
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("keep", [None, "all"])
 def test_digits(name, keep):
     check(Case(name, digits(), keep=keep), MemoryTiming())
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("seed", range(12))
 def test_random_networks_with_random_memories(name, seed):
     rng = np.random.default_rng(seed)

@@ -159,6 +159,12 @@ def test_registers_that_do_not_answer_or_forget_to(bench):
         bench.write_register(UNANSWERED, 0)
 
 
+def unused(component):
+    """``component``, which is never elaborated: Amaranth would warn of it."""
+    component._MustUse__used = True
+    return component
+
+
 def test_what_cannot_run_in_the_bench():
     class Lamp(wiring.Component):
         module_name = "lamp"
@@ -166,14 +172,14 @@ def test_what_cannot_run_in_the_bench():
 
     memory = np.zeros(64, np.uint8)
     with pytest.raises(MvqError, match=r"lamp cannot run in this bench.*s_axi_awaddr"):
-        AxiBench(Lamp(), memory)
+        AxiBench(unused(Lamp()), memory)
     with pytest.raises(MvqError, match="contiguous numpy array of uint8"):
-        AxiBench(Copier(), memory[::2])
+        AxiBench(unused(Copier()), memory[::2])
     with pytest.raises(MvqError, match="read_latency = 0: must be at least 1"):
-        AxiBench(Copier(), memory, read_latency=0)
+        AxiBench(unused(Copier()), memory, read_latency=0)
 
 
-def test_a_design_is_compiled_once(tmp_path):
+def test_a_design_is_compiled_once(tmp_path, monkeypatch):
     lines = []
     first = compile_design(Copier(), cache=tmp_path, progress=lines.append)
     assert "compiling copier to C++" in lines[0]
@@ -181,6 +187,10 @@ def test_a_design_is_compiled_once(tmp_path):
     again = compile_design(Copier(), cache=tmp_path, progress=pytest.fail)
     assert again == first
     assert [*tmp_path.iterdir()] == [first]
+    named = compile_design(Copier(), identity="copier", cache=tmp_path)
+    assert named == first
+    monkeypatch.setattr(Copier, "elaborate", None)  # is not needed again
+    assert compile_design(Copier(), identity="copier", cache=tmp_path).resolve() == first
     assert cache_folder().name == "cxxrtl"
 
 
@@ -193,4 +203,4 @@ def test_a_compiler_that_is_missing_or_fails(tmp_path, monkeypatch):
     assert not [*cache.iterdir()]
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CompileError, match=r"g\+\+ is not installed.*apt-get install g\+\+"):
-        compile_design(Copier(), cache=cache)
+        compile_design(unused(Copier()), cache=cache)
