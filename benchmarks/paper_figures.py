@@ -4,12 +4,13 @@
 
 Writes fig17.png, fig15.png, paper_figures.json and paper_figures.md. docs/estimate.md says why ours differ from the
 paper's. Without --exact, which takes a quarter of an hour, all cycles are those of golden.estimate; with it, those of
-Fig. 17 are those of compiled programs under the exact model golden.timing.
+Fig. 17 are those of compiled programs.
 
 Decisions (ours, where the paper is silent):
 
 * WS and WS-CMS are the same array and L1 at WRF depth 1.
-* Exact cycles of a layer are those from the end of the layer before to its own end; memory answers after 20 cycles.
+* Exact cycles of a layer are those from the end of the layer before to its own end (golden.exact); memory answers after
+  20 cycles.
 * Fig. 17 counts convolutions, of MobileNet the pointwise ones (section 7.5): with linear layers as int8, VGG-16 would
   load weights for three quarters of its time. Mappings are chosen for cycles.
 * Fig. 15 is the energy of EWS's accesses over that of EWS-CMS: only against EWS, not WS, does the reduction grow with
@@ -81,25 +82,11 @@ def wanted(network, name):
 
 def exact_cycles(network, shapes, one):
     """Cycles of every selection in a compiled program with random weights; linear layers are left out."""
-    import numpy as np
-
-    from golden import lower
-    from golden.program import compile_program
-    from golden.synthetic import random_network
-    from golden.timing import predict
+    from golden.exact import compile_network, exact_estimate
 
     shapes = Network(shapes.name, tuple(layer for layer in shapes.layers if not layer.linear))
-    program = compile_program(lower(*random_network(shapes, one.array), one.array), one)
-    timing = predict(program)
-    ends = np.zeros(len(program.layers), np.int64)
-    for operation, end in zip(program.operations, timing.completed, strict=False):  # ``end`` has no operation
-        if operation.kind == "compute":
-            ends[operation.layer] = max(ends[operation.layer], end)
-    cycles = dict(zip(program.layers, np.diff(ends, prepend=0).tolist(), strict=True))
-    # an addition has become part of the convolution before it, and its name is one of them
-    names = {name: {layer.name for layer in shapes.layers if wanted(network, name)(layer)} for name in SELECTIONS}
-    found = {name: sum(cycles.get(layer, 0) for layer in layers) for name, layers in names.items()}
-    return {**found, "network": timing.cycles}
+    found = exact_estimate(shapes, compile_network(shapes, one))
+    return {name: found.select(wanted(network, name)).cycles for name in SELECTIONS}
 
 
 def numbers(network, shapes, size, exact=False):

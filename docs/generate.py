@@ -100,22 +100,15 @@ def networks():
 def utilisation():
     """``benchmarks/utilisation.py``."""
     rows = []
-    for case in _load("utilisation")["cases"]:
-        ratios = [layer for layer in case["layers"] if layer["compressed"]]
-        worst = max(ratios, key=lambda layer: layer["ratio"])
-        bound = max(ratios, key=lambda layer: layer["bound_ratio"])
-        within = sum(layer["ratio"] <= 1.05 for layer in ratios)
-        rows.append(
-            [
-                case["network"],
-                f"{case['size']} x {case['size']}",
-                case["source"],
-                f"{within} of {len(ratios)}",
-                f"{worst['ratio']:.2f} ({worst['layer']})",
-                f"{bound['bound_ratio']:.2f} ({bound['layer']})",
-            ]
-        )
-    header = ["network", "array", "cycles from", "within 1.05", "worst / ideal", "worst / max(ideal, bus)"]
+    for case in _load("utilisation"):
+        convolutions = [layer for layer in case["layers"] if layer["op"] == "conv" and not layer["linear"]]
+        within = sum(layer["ratio"] <= 1.05 for layer in convolutions)
+        worst = [f"{case[key]['value']:.2f} ({case[key]['layer']})" for key in ("ratio", "bound_ratio")]
+        source = "model = RTL" if "rtl" in case else "model"
+        codebook = {"shared": "one", "layer": "one a layer"}[case["codebook"]]
+        rows.append([case["network"], case["config"], codebook, f"{case['cycles']:,}", source])
+        rows[-1] += [f"{within} of {len(convolutions)}", *worst]
+    header = ["network", "accelerator", "codebook", "cycles", "from", "within 1.05", "largest", "of max(ideal, bus)"]
     return _table(header, rows)
 
 

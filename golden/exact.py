@@ -112,7 +112,7 @@ class _Layers:
 
     def windows(self, timing):
         """(cycles, counts of :data:`golden.timing.COUNTERS`) of each layer's time."""
-        last = {row: at for at, (row, operation) in enumerate(self._operations()) if operation.kind == "compute"}
+        last = {row: at for at, (row, operation) in enumerate(self.operations()) if operation.kind == "compute"}
         last = [last[row] for row in range(len(self.names))]
         ends, counted = timing.completed[last], timing.counted[last]
         ends[-1], counted[-1] = timing.cycles, list(timing.counters.values())
@@ -122,12 +122,13 @@ class _Layers:
         """:class:`golden.mapping.Mapping` of a layer: its largest tile."""
         program, name = self.program, self.names[row]
         plan = [plan for plan in program.plans if plan.name == name][-1]
-        computes = [op.fields for at, op in self._operations() if at == row and op.kind == "compute"]
+        computes = [op.fields for at, op in self.operations() if at == row and op.kind == "compute"]
         tile = tuple(max(fields[key] for fields in computes) for key in ("ofmap_rows", "ofmap_columns"))
         patches = program.input_layout.patch_rows if row == 0 else 0
         return Mapping(plan.tiling.repeats, tile, plan.tiles, f"patches of {patches}" if patches else "planes")
 
-    def _operations(self):
+    def operations(self):
+        """(row, operation) in order, without ``end``."""
         return zip(self.rows.tolist(), self.program.operations, strict=False)
 
 
@@ -164,7 +165,7 @@ class _Dram:
         self.weights = [set() for _ in rows]  # (first byte, first byte beyond) of what a layer streams
         starts = {place.address: name for name, place in self.stored.items()}
         addresses = np.sort(list(starts))
-        for row, operation in layers._operations():
+        for row, operation in layers.operations():
             fields = operation.fields
             if operation.opcode in ("load", "store"):
                 name = starts[int(addresses[np.searchsorted(addresses, fields["memory_address"], "right") - 1])]

@@ -20,16 +20,16 @@ def count_work(operations, subsets, config):
     -------
     dict : name -> int64, a number for each descriptor. The counters of :data:`golden.timing.COUNTERS` but for the
         stalls, each operation with its own; ``descriptor_beats``, ``weight_beats`` and ``map_beats`` of the bus;
-        ``l1_bytes`` without partial sums; and what :func:`golden.traffic.register_accesses` wants: ``loaded_rows``, ``windows``,
-        ``pixel_vectors``, ``rebuilt_rows``, ``codewords``.
+        ``l1_bytes`` without partial sums; and what :func:`golden.traffic.register_accesses` wants: ``loaded_rows``,
+        ``windows``, ``pixel_vectors``, ``rebuilt_rows``, ``codewords``.
     """
     kind = operations[:, timing.KIND]
 
     def column(index, *kinds):
         return np.where(np.isin(kind, kinds), operations[:, index], 0)
 
-    computes = timing.CONV, timing.VECTOR
-    loads, stores = (column(timing.CHUNK_BEATS, one) * operations[:, timing.CHUNKS] for one in (timing.LOAD, timing.STORE))
+    transfers, computes = (timing.LOAD, timing.STORE), (timing.CONV, timing.VECTOR)
+    loads, stores = (column(timing.CHUNKS, one) * operations[:, timing.CHUNK_BEATS] for one in transfers)
     results = column(timing.RESULTS, *computes)
     written = results * np.where(column(timing.RAW, timing.CONV), 4, 1)
     own = _subset_work(operations, subsets, config.array)

@@ -36,8 +36,11 @@ class AcceleratorConfig:
     l1_banks, l1_bank_words : activation banks of L1, and words of :attr:`word_bytes` in each (a power of two, at least
         2).
     psum_vectors : partial-sum vectors that L1 holds between subsets: the largest pixels * A of a layer that is
-        accumulated over several subsets; a power of two, at least 2. The defaults give the paper's L1 (section 7.1):
-        128 KB for 16x16, 256 KB for 32x32 and 64x64.
+        accumulated over several subsets; a power of two, at least 2.
+
+        The defaults give the paper's L1 (section 7.1): 128 KB up to 16x16, 256 KB for larger arrays. Those have more of
+        it for activations, and smaller banks: then ResNet-18's tensors of 100 KB find room two by two, in banks of
+        their own.
     burst_beats : beats of the longest burst on the memory bus; a power of two up to 256 and at most 4 KB.
     outstanding : bursts that may be under way; ``burst_beats * outstanding`` words of the weight stream are buffered.
 
@@ -47,7 +50,7 @@ class AcceleratorConfig:
     """
 
     array: ArrayConfig = dataclasses.field(default_factory=ArrayConfig)
-    l1_banks: int = 10
+    l1_banks: int | None = None
     l1_bank_words: int | None = None
     psum_vectors: int | None = None
     burst_beats: int = 16
@@ -64,9 +67,14 @@ class AcceleratorConfig:
         if not (4 <= array.rows <= 128 and _is_power_of_two(array.rows)):
             nearest = min((4, 8, 16, 32, 64, 128), key=lambda value: abs(value - array.rows))
             raise ConfigError("rows", array.rows, "must be a power of two from 4 to 128 in an accelerator", nearest)
-        for name, value in (("l1_bank_words", 512), ("psum_vectors", 1024)):
+        small = array.rows <= 16
+        for name, value in (
+            ("l1_banks", 10 if small else 26),
+            ("l1_bank_words", 512 if small else 8192 // array.rows),
+            ("psum_vectors", 1024 if small else 16384 // array.rows),
+        ):
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value if array.rows <= 32 else value * 32 // array.rows)
+                object.__setattr__(self, name, value)
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), _LEAST.get(field.name, 1)
             if field.name != "array" and (not isinstance(value, int) or isinstance(value, bool) or value < least):

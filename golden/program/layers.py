@@ -299,7 +299,7 @@ class _Builder:
             source = layout.tensor(first.name)
             layer = self._weighted(node, self._result(node), source, layout)
             modes = [[WHOLE, TILES], [None], [WHOLE, TILES]]
-            ways = tilings(layer, source, None, modes, self.config, wanted=True, stored=False)
+            ways = tilings(layer, source, None, modes, self.config, stored=False)
             return min((way.cost for way in ways if sum(way.words) <= self.config.l1_words), default=math.inf)
 
         return min(layouts, key=cost)

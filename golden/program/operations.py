@@ -119,8 +119,22 @@ class Timeline:
                     known[kind] = number
                     break
         operation.waits = dict(known)
-        self.operations.append(operation)
+        self.operations.insert(self._place(operation), operation)
         self._by_kind[operation.kind].append(operation)
+
+    def _place(self, operation):
+        """Index in the list for ``operation``: the end, or for a load as far up as its waits allow."""
+        index = len(self.operations)
+        if operation.kind != "load":
+            return index
+        counts = {kind: len(earlier) for kind, earlier in self._by_kind.items()}
+        while index:
+            kind = self.operations[index - 1].kind
+            if kind == "load" or counts[kind] <= operation.waits[kind] + (kind == "compute"):
+                break
+            counts[kind] -= 1
+            index -= 1
+        return index
 
     def _must_wait(self, new, old):
         reads, old_reads = (new.ifmap, new.residual, new.source), (old.ifmap, old.residual, old.source)

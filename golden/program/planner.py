@@ -1,22 +1,15 @@
-"""From layers to operations: what lies in L1 and when, how layers are cut into tiles, and in which order it all runs.
+"""From layers to operations: what :mod:`golden.program.choice` decided, as loads, computes and stores in order.
 
-Layers run one after another. A tensor stays in L1 as a whole from the layer that makes it to the last that reads it,
-where there is room; else it passes through two buffers, tile by tile, so that loads and stores run beside the array
-(:mod:`golden.program.tiling`). Of all ways that find room in L1, each layer takes the one with the fewest estimated
-cycles; a tensor that is needed later only may be stored to make room.
-
-Tensors that are read, or written, at the same time get banks of their own: the source, the residual and what is stored;
-the result and what is loaded. Where L1 is too small for that, :mod:`golden.program.operations` lets them wait.
+What passes through L1 tile by tile has two buffers there, so that loads and stores run beside the array.
 """
 
 from dataclasses import dataclass
 
 from golden.integer import Requantisation
-from golden.lower import LoweringError
-from golden.program.l1 import L1Space
+from golden.program.choice import BUFFERS, Chooser
 from golden.program.layers import Tensor
 from golden.program.operations import Operation, Span, Timeline
-from golden.program.tiling import PRESENT, TILES, WHOLE, ifmap_rows, tilings
+from golden.program.tiling import IN_PLACE, TILES, WHOLE, ifmap_rows
 from golden.program.weights import LayerWeights
 
 __all__ = ["LayerPlan", "Plan", "Planner", "StoredTensor"]
@@ -40,14 +33,14 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """How a layer was planned: :class:`golden.program.tiling.Tiling`, number of tiles, L1 words in use, and what had to
-    be stored to make room."""
+    """How a layer was planned: :class:`golden.program.tiling.Tiling`, number of tiles, L1 words in use, and the tensors
+    that left L1 before it."""
 
     name: str
     tiling: object
     tiles: int
     l1_words: int
-    evicted: tuple
+    spilled: tuple
 
 
 @dataclass(frozen=True)
@@ -90,20 +83,11 @@ class Planner:
 
     def __init__(self, network, config, *, base=0, keep_all=False):
         self.network, self.config, self.keep_all = network, config, keep_all
-        self.l1, self.timeline = L1Space(config), Timeline(config)
+        self.timeline = Timeline(config)
         self.weights, self.codebook = bytearray(), None
         self.stored, self.in_memory = {}, set()
         self.address = base
         self.plans = []
-        self.last_use, self.partners = {}, {name: set() for name in network.tensors}
-        #: words behind a tensor that a layer which begins at a column of it may touch.
-        self.slack = dict.fromkeys(network.tensors, 0)
-        for number, layer in enumerate(network.layers):
-            slack = -(-layer.offset[1] // config.word_vectors)
-            self.slack[layer.source] = max(self.slack[layer.source], slack)
-            for name in layer.reads:
-                self.last_use[name] = number
-                self.partners[name] |= set(layer.reads) - {name}
 
     def plan(self, progress=None):
         """Plan every layer; returns :class:`Plan`, raises LoweringError. ``progress`` : called with (layers that are
@@ -111,120 +95,28 @@ class Planner:
         first = next(iter(self.network.tensors))
         self._region(first)
         self.in_memory.add(first)
-        for number, layer in enumerate(self.network.layers):
-            evicted, tiling = self._choose(number, layer)
-            for name in evicted:
-                self._spill(number, name)
-            self._run(number, layer, tiling, evicted)
-            for name in [name for name in self.l1.places if self.last_use.get(name, -1) <= number]:
-                del self.l1.places[name]
+        chooser, places = Chooser(self.network, self.config, keep_all=self.keep_all), {}
+        for number, (layer, choice) in enumerate(zip(self.network.layers, chooser.choose(), strict=True)):
+            for name in choice.spilled:
+                self._store(number, name, places)
+            run, name, places = _LayerRun(self, number, layer, choice), layer.result.name, dict(choice.space.places)
+            run.run()
+            if choice.tiling.modes[2] == IN_PLACE:
+                places[name] = places[layer.residual]
+            if choice.tiling.modes[2] == TILES:
+                self.in_memory.add(name)
+            elif chooser.must_store(name):
+                self._store(number, name, places)
+            self.plans.append(LayerPlan(layer.name, choice.tiling, len(run.tiles), choice.space.used, choice.spilled))
             if progress:
                 progress(number + 1, len(self.network.layers))
         return Plan(self.timeline.operations, self.stored, bytes(self.weights), self.plans)
 
-    # ---- choice
-    # ---------------------------------------------------------------------------------------------------------
-
-    def _must_store(self, name):
-        return self.keep_all or name == self.network.output
-
-    def _choose(self, number, layer):
-        """(tensors to store first, tiling) of the layer: the fewest cycles that fit L1."""
-        modes = [self._modes(layer.source), self._modes(layer.residual), [WHOLE, TILES]]
-        if all(mode[0] != WHOLE for mode in modes[:2]):  # nothing has to be loaded: best without transfers, if it fits
-            for tiling in self._tilings(layer, [mode[:1] for mode in modes]):
-                if self._allocate(layer, tiling, self.l1) is not None:
-                    return (), tiling
-        ways = self._tilings(layer, modes)
-        candidates = [tiling for tiling in ways if sum(tiling.words) <= self.config.l1_words]
-        others = sorted(set(self.l1.places) - set(layer.reads), key=lambda name: self._next_use(name, number))
-        best = None
-        for count in range(len(others) + 1):
-            evicted = tuple(others[len(others) - count :])
-            price = sum(self.network.tensors[name].words(self.config) * self._transfers(name) for name in evicted)
-            price *= self.config.word_beats
-            for tiling in candidates:
-                cost = price + tiling.cost + self._price(layer, tiling)
-                if best is not None and cost >= best[0]:
-                    continue
-                if self._allocate(layer, tiling, self.l1.without(evicted)) is not None:
-                    best = (cost, evicted, tiling)
-                    break
-        if best is None:
-            raise self._no_room(layer, ways)
-        return best[1:]
-
-    def _tilings(self, layer, modes):
-        return tilings(
-            layer,
-            self.network.tensors[layer.source],
-            self.network.tensors.get(layer.residual),
-            modes,
-            self.config,
-            wanted=layer.result.name in self.last_use,
-            stored=self._must_store(layer.result.name),
-        )
-
-    def _modes(self, name):
-        if name is None:
-            return [None]
-        return [PRESENT if name in self.l1.places else WHOLE, TILES]
-
-    def _next_use(self, name, number):
-        return next(i for i, layer in enumerate(self.network.layers) if i > number and name in layer.reads)
-
-    def _transfers(self, name):
-        """Transfers of a tensor that leaves L1 and comes back."""
-        return 1 if name in self.in_memory else 2
-
-    def _price(self, layer, tiling):
-        """Cycles to store what lies in L1 only, and is to pass through it in tiles."""
-        return sum(
-            self.network.tensors[name].words(self.config) * self.config.word_beats
-            for name, mode in zip(layer.reads, tiling.modes, strict=False)
-            if mode == TILES and name not in self.in_memory
-        )
-
-    def _allocate(self, layer, tiling, space):
-        """``space`` with places for the tensors of the layer, or None where there is no room.
-
-        A tensor that is there as a whole has its own name; buffers are called "source", "residual" and "result".
-        """
-        names = (layer.source, layer.residual, layer.result.name)
-        space = space.without([name for name, mode in zip(names, tiling.modes, strict=True) if mode == TILES])
-        keys = [
-            role if mode == TILES else name
-            for role, mode, name in zip(("source", "residual", "result"), tiling.modes, names, strict=True)
-        ]
-        moving = [key for key, mode in zip(keys, tiling.modes, strict=True) if mode == TILES]
-        for position, (key, mode, words) in enumerate(zip(keys, tiling.modes, tiling.words, strict=True)):
-            if mode in (None, PRESENT):
-                continue
-            apart = set() if mode == TILES else set(self.partners[key])
-            words += 0 if mode == TILES else self.slack[key]
-            if position < 2:
-                apart |= set(keys[:2])
-            elif tiling.buffers == 2:
-                apart |= {key for key in keys[:2] if key in moving or mode == TILES}
-            if not space.place(key, words, apart - {key}):
-                return None
-        return space
-
-    def _no_room(self, layer, ways):
-        config = self.config
-        if not ways:
-            return LoweringError(
-                layer.name,
-                f"has {layer.result.columns} pixels in an ofmap row, and partial sums of {config.psum_vectors} at most",
-                f"psum_vectors of {layer.result.columns} or more",
-            )
-        least = min(sum(tiling.words) for tiling in ways)
-        return LoweringError(
-            layer.name,
-            f"needs {least} words of L1 for its smallest tile, in banks apart from what must stay; L1 has "
-            f"{config.l1_words} in {config.l1_banks} banks",
-            "more or larger banks of L1",
-        )
+    def _store(self, number, name, places):
+        """Store a tensor that lies in L1, unless it is in memory."""
+        if name not in self.in_memory:
+            self.transfer_whole("store", number, name, places[name].start)
+            self.in_memory.add(name)
 
     # ---- transfers
     # ------------------------------------------------------------------------------------------------------
@@ -240,7 +132,7 @@ class Planner:
             self.address += self.stored[name].size
         return self.stored[name]
 
-    def _transfer(self, opcode, number, name, rows, groups, word):
+    def transfer(self, opcode, number, name, rows, groups, word):
         """Load or store ``rows`` and ``groups`` (ranges) of a tensor, in L1 from ``word`` on without gaps.
 
         Returns the :class:`_View` of them.
@@ -271,85 +163,63 @@ class Planner:
         plane = words * chunks // len(groups) * lanes
         return _View(word * lanes + lane, plane, rows.start, groups.start)
 
-    def _transfer_whole(self, opcode, number, name):
+    def transfer_whole(self, opcode, number, name, word):
+        """Load or store a tensor, in L1 from ``word`` on."""
         tensor = self.network.tensors[name]
         rows, groups = range(tensor.rows), range(tensor.groups(self.config))
-        self._transfer(opcode, number, name, rows, groups, self.l1.places[name].start)
-
-    def _spill(self, number, name):
-        """Free the place of a tensor in L1; it is in memory afterwards."""
-        if name not in self.in_memory:
-            self._transfer_whole("store", number, name)
-            self.in_memory.add(name)
-        del self.l1.places[name]
-
-    # ---- a layer
-    # --------------------------------------------------------------------------------------------------------
-
-    def _run(self, number, layer, tiling, evicted):
-        for name, mode in zip(layer.reads, tiling.modes, strict=False):
-            if mode == TILES and name in self.l1.places:
-                self._spill(number, name)
-        before = set(self.l1.places)
-        self.l1 = self._allocate(layer, tiling, self.l1)
-        used = self.l1.used
-        for name, mode in zip(layer.reads, tiling.modes, strict=False):
-            if mode == WHOLE:
-                self._transfer_whole("load", number, name)
-        tiles = self._tiles(layer, tiling)
-        run = _LayerRun(self, number, layer, tiling, tiles)
-        run.load(0)
-        for tile in range(len(tiles)):
-            run.compute(tile)
-            run.load(tile + 1)
-            run.store(tile + 1 - tiling.buffers)
-        if tiling.buffers == 2:
-            run.store(len(tiles) - 1)
-        for buffer in {"source", "residual", "result"} & (set(self.l1.places) - before):
-            del self.l1.places[buffer]
-        name = layer.result.name
-        if tiling.modes[2] == TILES:
-            self.in_memory.add(name)
-        elif self._must_store(name):
-            self._transfer_whole("store", number, name)
-            self.in_memory.add(name)
-        self.plans.append(LayerPlan(layer.name, tiling, len(tiles), used, evicted))
-
-    def _tiles(self, layer, tiling):
-        """(rows, groups) of every tile: strips, and in each its blocks of channels."""
-        groups = layer.result.groups(self.config)
-        return [
-            (range(row, min(row + tiling.rows, layer.result.rows)), range(group, min(group + tiling.groups, groups)))
-            for row in range(0, layer.result.rows, tiling.rows)
-            for group in range(0, groups, tiling.groups)
-        ]
+        self.transfer(opcode, number, name, rows, groups, word)
 
 
 class _LayerRun:
-    """The operations of one layer: ``load(tile)``, ``compute(tile)`` and ``store(tile)``."""
+    """The operations of one layer."""
 
-    def __init__(self, planner, number, layer, tiling, tiles):
+    def __init__(self, planner, number, layer, choice):
         self.planner, self.config = planner, planner.config
-        self.number, self.layer, self.tiling, self.tiles = number, layer, tiling, tiles
+        self.number, self.layer, self.tiling = number, layer, choice.tiling
+        self.places = choice.space.places
         self.source = planner.network.tensors[layer.source]
-        self.modes = dict(zip(("source", "residual", "result"), tiling.modes, strict=True))
+        self.modes = dict(zip(("source", "residual", "result"), self.tiling.modes, strict=True))
         self.views, self.loads = {}, 0
         for role, name in (("source", layer.source), ("residual", layer.residual), ("result", layer.result.name)):
-            if self.modes[role] in (PRESENT, WHOLE):
+            if self.modes[role] not in (None, TILES):
                 plane = planner.network.tensors[name].plane_words(self.config) * self.config.word_vectors
-                self.views[role] = _View(planner.l1.places[name].start * self.config.word_vectors, plane)
+                place = self.places[layer.residual if self.modes[role] == IN_PLACE else name]
+                self.views[role] = _View(place.start * self.config.word_vectors, plane)
         self.loaded, self.segments = {}, {}
-        self.strips = len({rows.start for rows, _ in tiles})
+        groups = layer.result.groups(self.config)
+        #: (rows, groups) of every tile: strips, and in each its blocks of channels.
+        self.tiles = [
+            (
+                range(row, min(row + self.tiling.rows, layer.result.rows)),
+                range(group, min(group + self.tiling.groups, groups)),
+            )
+            for row in range(0, layer.result.rows, self.tiling.rows)
+            for group in range(0, groups, self.tiling.groups)
+        ]
+        self.strips = len({rows.start for rows, _ in self.tiles})
         self.weights = None
         if layer.conv:
-            self.weights = LayerWeights(layer, tiling.repeats, self.config, planner.weights)
+            self.weights = LayerWeights(layer, self.tiling.repeats, self.config, planner.weights)
+
+    def run(self):
+        """Append all operations."""
+        for name, mode in zip(self.layer.reads, self.tiling.modes, strict=False):
+            if mode == WHOLE:
+                self.planner.transfer_whole("load", self.number, name, self.places[name].start)
+        self._load_tile(0)
+        for tile in range(len(self.tiles)):
+            self._compute(tile)
+            self._load_tile(tile + 1)
+            self._store(tile + 1 - self.tiling.buffers)
+        if self.tiling.buffers == 2:
+            self._store(len(self.tiles) - 1)
 
     def _buffer(self, role, turn):
         """First word of the buffer for a tile."""
-        place = self.planner.l1.places[role]
+        place = self.places[BUFFERS[role]]
         return place.start + turn % self.tiling.buffers * (len(place) // self.tiling.buffers)
 
-    def load(self, tile):
+    def _load_tile(self, tile):
         """Load what the tile reads, unless the tile before has it."""
         if tile >= len(self.tiles):
             return
@@ -366,17 +236,17 @@ class _LayerRun:
 
     def _load(self, role, name, tile, rows, groups, turn):
         word = self._buffer(role, turn)
-        self.loaded[role, tile] = self.planner._transfer("load", self.number, name, rows, groups, word)
+        self.loaded[role, tile] = self.planner.transfer("load", self.number, name, rows, groups, word)
 
-    def store(self, tile):
+    def _store(self, tile):
         """Store the tile's result."""
         if tile < 0 or self.modes["result"] != TILES:
             return
         rows, groups = self.tiles[tile]
         name = self.layer.result.name
-        self.planner._transfer("store", self.number, name, rows, groups, self._buffer("result", tile))
+        self.planner.transfer("store", self.number, name, rows, groups, self._buffer("result", tile))
 
-    def compute(self, tile):
+    def _compute(self, tile):
         """The descriptors of the tile: one, or two for the first strip of a layer that loads its codebook."""
         rows, groups = self.tiles[tile]
         if self.weights is None:

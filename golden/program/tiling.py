@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from golden.schedule import choose_repeats, raw_row_words
 
-__all__ = ["PRESENT", "TILES", "WHOLE", "Tiling", "ifmap_rows", "tilings"]
+__all__ = ["IN_PLACE", "PRESENT", "TILES", "WHOLE", "Tiling", "ifmap_rows", "tilings"]
 
-#: a tensor that lies in L1 as a whole, one that is loaded as a whole first, or one that passes through by tiles.
-PRESENT, WHOLE, TILES = "present", "whole", "tiles"
+#: a tensor that lies in L1 as a whole, one that is loaded as a whole first, or one that passes through by tiles; and a
+#: result that takes the place of the residual.
+PRESENT, WHOLE, TILES, IN_PLACE = "present", "whole", "tiles", "in place"
 #: cycles that a descriptor takes besides its work: filling and emptying the pipeline.
 _DESCRIPTOR_CYCLES = 60
 
@@ -27,11 +28,13 @@ class Tiling:
     Parameters
     ----------
     rows, groups : ofmap rows and groups of output channels of a tile.
-    modes : what becomes of source, residual and result: "present", "whole" or "tiles" (None: no residual).
+    modes : what becomes of source, residual and result: "present", "whole", "tiles", "in place" (None: no residual).
     buffers : tiles that each tensor in tiles has room for in L1.
     words : L1 words of source, residual and result; 0 for what is present.
     repeats : of the array; None for a vector operation.
-    cost : estimated cycles.
+    cost : estimated cycles. ``first`` : of these, those to load what the first tile needs.
+    idle : cycles of the last tile in which the bus has nothing to read.
+    behind : cycles of the array behind the load of the last weights.
     """
 
     rows: int
@@ -41,6 +44,9 @@ class Tiling:
     words: tuple
     repeats: object
     cost: float
+    first: float
+    idle: float
+    behind: float
 
 
 def ifmap_rows(layer, rows, source):
@@ -122,42 +128,43 @@ class _Cost:
                 found.setdefault(size, repeats)
         return list(found.items())
 
-    def compute(self, rows):
+    def compute(self, rows, repeats):
         """(cycles of the array, words of the weight stream), all tiles, where strips have ``rows``."""
         layer = self.layer
         heights = [rows] * (layer.result.rows // rows) + [layer.result.rows % rows] * (layer.result.rows % rows > 0)
         pixels = [height * layer.result.columns for height in heights]
         if not layer.conv:
             return sum(pixels) * self.groups * math.prod(layer.kernel), 0
-        return self.entries * sum(max(count, self.entry_load) for count in pixels), (
-            self.entries * self.entry_words * len(pixels)
-        )
+        together = max if 2 * repeats.entries <= self.config.array.wrf_depth else lambda *times: sum(times)
+        cycles = self.entries * sum(together(count, self.entry_load) for count in pixels)
+        return cycles, self.entries * self.entry_words * len(pixels)
 
 
-def tilings(layer, source, residual, modes, config, *, wanted, stored):
+def tilings(layer, source, residual, modes, config, *, stored, room=math.inf):
     """Ways to run a layer, the one with the fewest cycles first.
 
     Parameters
     ----------
     layer : :class:`golden.program.layers.Layer`. ``source``, ``residual`` : its tensors.
     modes : legal modes of source, residual and result, each a list.
-    wanted : True when the result is read by a later layer; ``stored`` : when it must be in memory at the end.
+    stored : True when the result must be in memory at the end. ``room`` : words that a way may take of L1.
 
     Returns
     -------
-    list of :class:`Tiling`, empty where not even the partial sums of a row fit; L1's size is not considered.
+    list of :class:`Tiling`, empty where not even the partial sums of a row fit.
     """
     cost, result, found = _Cost(layer, config), layer.result, []
     groups = result.groups(config)
+    tensors, beats = (source, residual, result), config.word_beats
+    whole = [tensor.words(config) if tensor else 0 for tensor in tensors]
+    modes = [mode for mode in itertools.product(*modes) if mode[1:] != (TILES, IN_PLACE)]
     for rows in _parts(result.rows):
         aligned = rows == result.rows or rows * result.columns * result.pixel_vectors % config.word_vectors == 0
         strips = [range(start, min(start + rows, result.rows)) for start in range(0, result.rows, rows)]
         needed = max(ifmap_rows(layer, strip, source)[1] for strip in strips) * source.columns
-        work = cost.compute(rows)
-        for (size, repeats), mode in itertools.product(cost.blocks(rows), itertools.product(*modes)):
-            split_loads = layer.channelwise and TILES in mode[:2]
-            if (mode[2] == TILES and not aligned) or (mode[2] != TILES and size != groups and not split_loads):
-                continue
+        for size, repeats in cost.blocks(rows):
+            work = cost.compute(rows, repeats)
+            behind = len(strips[-1]) * result.columns * repeats.entries if repeats else math.inf
             tile = (
                 (size if layer.channelwise else source.groups(config)) * _words(needed, config)
                 + -(-layer.offset[1] // config.word_vectors),
@@ -165,17 +172,21 @@ def tilings(layer, source, residual, modes, config, *, wanted, stored):
                 size * -(-rows * result.columns * result.pixel_vectors // config.word_vectors),
             )
             count = len(strips) * -(-groups // size)
-            alone = sum(
-                tensor.words(config)
-                for tensor, m in zip((source, residual, result), mode, strict=True)
-                if (m == WHOLE and (stored or tensor is not result)) or (m == TILES and wanted and tensor is result)
-            )
             times = (count if layer.channelwise else len(strips), count, count)
-            moved = [n * words if m == TILES else 0 for n, words, m in zip(times, tile, mode, strict=True)]
-            traffic = [words * config.word_beats for words in (sum(moved[:2]), moved[2], alone)]
-            for buffers in (1, 2) if TILES in mode and count > 1 else (1,):
-                whole = [tensor.words(config) if tensor else 0 for tensor in (source, residual, result)]
+            for mode, buffers in itertools.product(modes, (1, 2)):
+                split_loads = layer.channelwise and TILES in mode[:2]
                 words = [{TILES: buffers * tile[i], WHOLE: whole[i]}.get(m, 0) for i, m in enumerate(mode)]
+                if (
+                    (mode[2] == TILES and not aligned)
+                    or (mode[2] != TILES and size != groups and not split_loads)
+                    or (buffers == 2 and (TILES not in mode or count == 1))
+                    or sum(words) > room
+                ):
+                    continue
+                moved = [n * size * beats if m == TILES else 0 for n, size, m in zip(times, tile, mode, strict=True)]
+                ahead = [whole[i] * beats if mode[i] == WHOLE else moved[i] // times[i] for i in range(2)]
+                loads = sum(moved[i] or ahead[i] for i in range(2))
+                kept = whole[2] * beats if stored and mode[2] != TILES else 0
                 found.append(
                     Tiling(
                         rows=rows,
@@ -184,23 +195,28 @@ def tilings(layer, source, residual, modes, config, *, wanted, stored):
                         buffers=buffers,
                         words=tuple(words),
                         repeats=repeats,
-                        cost=_total(work, traffic, buffers, count),
+                        cost=_total(work, (loads, moved[2], kept), sum(ahead), buffers, count),
+                        first=sum(ahead),
+                        idle=max(0, work[0] - work[1]) / count,
+                        behind=behind,
                     )
                 )
     return sorted(found, key=lambda tiling: tiling.cost)
 
 
-def _total(work, traffic, buffers, tiles):
+def _total(work, traffic, first, buffers, tiles):
     """Cycles of a layer; fewer transfers win among equals.
 
     Parameters
     ----------
-    work : (cycles of the array, words of the weight stream). ``traffic`` : beats of loads and stores by tile, and of
-        what moves beside the tiles. ``buffers``, ``tiles`` : two buffers let the tiles' transfers run beside the array.
+    work : (cycles of the array, words of the weight stream). ``traffic`` : beats of loads, and of stores by tile and of
+        the whole result. ``first`` : of the loads, those before the first tile.
+    buffers, tiles : two buffers let the tiles' transfers run beside the array.
     """
-    (cycles, weights), (loads, stores, alone) = work, traffic
+    (cycles, weights), (loads, stores, stored) = work, traffic
     if buffers == 2:
-        time = max(cycles, weights + loads, stores) + (loads + stores) / tiles
+        last = cycles / tiles
+        time = max(first + cycles + stores / tiles, weights + loads + last, first + last + stores)
     else:
-        time = max(cycles, weights) + loads + stores
-    return time + alone + tiles * _DESCRIPTOR_CYCLES + (weights + loads + stores) / 64
+        time = max(first + cycles, weights + first) + loads - first + stores
+    return time + stored + tiles * _DESCRIPTOR_CYCLES + (weights + loads + stores) / 64

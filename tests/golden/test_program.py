@@ -176,7 +176,8 @@ def test_depthwise_takes_one_pass_on_a_sparse_tile():
 def test_a_shared_codebook_is_loaded_once(bank_words):
     """Also where each layer has many strips, and so one stream with codewords and another without."""
     config = accelerator(l1_bank_words=bank_words)
-    program = agree(lowered(resnet20((8, 16, 24), 1), config, compressed=1.0, shared=1.0), config, orders=(None,))
+    network = lowered(resnet20((8, 16, 24), 1), config, compressed=1.0, shared=1.0)
+    program = agree(network, config, keep=None, orders=(None,))
     assert (min(plan.tiles for plan in program.plans[:3]) > 1) == (bank_words < 512)
     assert [header["codewords"] for _, header in headers(program) if header["codewords"]] == [16]
 

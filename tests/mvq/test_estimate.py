@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from golden.networks import NETWORKS
+from golden import lower
+from golden.networks import NETWORKS, read_network
+from golden.program import compile_program
+from golden.synthetic import random_network
+from golden.timing import MemoryTiming, predict
+from hdl.accelerator_config import load_accelerator_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +30,7 @@ def run(*arguments, **options):
 
 def test_network_by_name(tmp_path):
     path = tmp_path / "resnet18.json"
-    result = run("resnet18", "--config", "ews-cms-16x16", "--json", path)
+    result = run("resnet18", "--config", "ews-cms-16x16", "--quick", "--json", path)
     assert result.returncode == 0, result.stderr
     report = json.loads(path.read_text())
     assert f"{report['cycles']:,}" in result.stdout
@@ -34,18 +39,58 @@ def test_network_by_name(tmp_path):
     for part in ("layer4.1.conv2", "DRAM", "WRF", "MAC", str(path)):
         assert part in result.stdout
     assert "…" not in result.stdout
+    assert "closed form" in result.stdout
+    assert not report["exact"]
+
+
+TWO_LAYERS = (
+    'image = [3, 32, 32]\n[[layers]]\nname = "a"\nout_channels = 16\nkernel = 3\npadding = 1\n'
+    '[[layers]]\nname = "b"\nout_channels = 16\n'
+)
+
+
+def test_exact_by_default(tmp_path):
+    """Of layer shapes and of a checkpoint of them: the same cycles, those of the compiled program."""
+    path, config = tmp_path / "two.toml", load_accelerator_config("ews-cms-16x16")
+    path.write_text(TWO_LAYERS)
+    checkpoint, calibration = random_network(read_network(path), config.array)
+    checkpoint.save(tmp_path / "checkpoint")
+    program = compile_program(lower(checkpoint, calibration, config.array), config)
+    timing = predict(program, MemoryTiming(read_latency=50))
+    for source in (path, tmp_path / "checkpoint"):
+        result = run(source, "--config", "ews-cms-16x16", "--read-latency", 50, "--json", tmp_path / "exact.json")
+        assert result.returncode == 0, result.stderr
+        report = json.loads((tmp_path / "exact.json").read_text())
+        assert report["exact"]
+        assert report["memory"]["read_latency"] == 50
+        assert report["cycles"] == timing.cycles == sum(layer["cycles"] for layer in report["layers"])
+        for name, value in timing.counters.items():
+            assert sum(layer["counters"][name] for layer in report["layers"]) == value
+        for part in ("exact", "counters", "psum writes", "descriptors", f"{report['cycles']:,}"):
+            assert part in result.stdout
+        assert "…" not in result.stdout
+
+
+def test_what_cannot_be_planned_is_estimated(tmp_path):
+    """A layer that reads a tensor from memory: no program has two inputs."""
+    path = tmp_path / "two.toml"
+    path.write_text(TWO_LAYERS + "input = [16, 8, 8]\n")
+    result = run(path, "--config", "ews-cms-16x16")
+    assert result.returncode == 0, result.stderr
+    notes = [line for line in result.stdout.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1
+    assert notes[0].startswith("note: two cannot be planned, so this is the closed form of --quick: ")
+    assert "closed form" in result.stdout
 
 
 def test_file_of_layer_shapes(tmp_path):
     path = tmp_path / "two.toml"
-    path.write_text(
-        'image = [3, 32, 32]\n[[layers]]\nname = "a"\nout_channels = 16\nkernel = 3\npadding = 1\n'
-        '[[layers]]\nname = "b"\nout_channels = 16\n'
-    )
+    path.write_text(TWO_LAYERS)
     results = {}
     for objective in ("cycles", "energy"):
         report = tmp_path / f"{objective}.json"
-        result = run(path, "--config", "ews-16x16", "--objective", objective, "--l2-kb", 64, "--json", report)
+        options = ("--quick", "--objective", objective, "--l2-kb", 64, "--json", report)
+        result = run(path, "--config", "ews-16x16", *options)
         assert result.returncode == 0, result.stderr
         results[objective] = json.loads(report.read_text())
     assert results["cycles"]["l2_bytes"] == 64 << 10
@@ -60,6 +105,7 @@ def test_file_of_layer_shapes(tmp_path):
         (["alexnet", "--config", "ews-16x32"], "columns = 32: must equal rows = 16 in an accelerator"),
         (["alexnet", "--config", "ewz-16x16"], "variant = 'ewz'"),
         (["alexnet", "--config", "ews-16x16", "--objective", "time"], "--objective = 'time': must be one of cycles"),
+        (["alexnet", "--config", "ews-16x16", "--objective", "energy"], "--objective = 'energy': needs --quick"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, arguments, message):

@@ -186,7 +186,7 @@ def test_a_design_is_compiled_once(tmp_path, monkeypatch):
     assert str(first) in lines[-1]
     again = compile_design(Copier(), cache=tmp_path, progress=pytest.fail)
     assert again == first
-    assert [*tmp_path.iterdir()] == [first]
+    assert [*tmp_path.glob("*.so")] == [first]
     named = compile_design(Copier(), identity="copier", cache=tmp_path)
     assert named == first
     monkeypatch.setattr(Copier, "elaborate", None)  # is not needed again
@@ -200,7 +200,9 @@ def test_a_compiler_that_is_missing_or_fails(tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     with pytest.raises(CompileError, match=r"g\+\+ fails \(1\):\n.*harness.cc:2.*error"):
         compile_design(Copier(), harness, cache=cache)
-    assert not [*cache.iterdir()]
+    assert not [*cache.glob("*.so")]
+    with pytest.raises(CompileError, match=r"cannot be kept in .*harness.cc.*: Not a directory"):
+        compile_design(Copier(), cache=harness / "below")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CompileError, match=r"g\+\+ is not installed.*apt-get install g\+\+"):
         compile_design(unused(Copier()), cache=cache)
