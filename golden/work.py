@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from golden import timing
 from golden.schedule import raw_row_words
+from golden.timing.tables import CONV, LOAD, STORE
 
 __all__ = ["count_work"]
 
@@ -23,18 +23,12 @@ def count_work(operations, subsets, config):
         ``l1_bytes`` without partial sums; and what :func:`golden.traffic.register_accesses` wants: ``loaded_rows``,
         ``windows``, ``pixel_vectors``, ``rebuilt_rows``, ``codewords``.
     """
-    kind = operations[:, timing.KIND]
-
-    def column(index, *kinds):
-        return np.where(np.isin(kind, kinds), operations[:, index], 0)
-
-    transfers, computes = (timing.LOAD, timing.STORE), (timing.CONV, timing.VECTOR)
-    loads, stores = (column(timing.CHUNKS, one) * operations[:, timing.CHUNK_BEATS] for one in transfers)
-    results = column(timing.RESULTS, *computes)
-    written = results * np.where(column(timing.RAW, timing.CONV), 4, 1)
+    kind, moved = operations["kind"], operations["chunks"] * operations["chunk_beats"]
+    loads, stores = (np.where(kind == one, moved, 0) for one in (LOAD, STORE))
+    results, weights = operations["results"], operations["weight_beats"]
+    written = results * np.where(operations["raw"], 4, 1)
     own = _subset_work(operations, subsets, config.array)
-    reads = column(timing.OP_READS, timing.VECTOR) + own.pop("reads") + results * column(timing.RESIDUAL, *computes)
-    weights = column(timing.WEIGHT_BEATS, timing.CONV)
+    reads = operations["reads"] + own.pop("reads") + results * operations["residual"]
     descriptors = config.descriptor_bytes // config.bus_bytes
     return {
         **own,
@@ -51,23 +45,22 @@ def count_work(operations, subsets, config):
 
 def _subset_work(operations, subsets, array):
     """What the subsets of each ``conv`` add up to."""
-    get = subsets.T
-    sums = get[timing.SUBSET_PIXELS] * get[timing.GROUPS]
-    compressed = get[timing.COMPRESSED] == 1
-    rebuilt = get[timing.RECORDS] * array.crf_read_ports // array.groups
+    sums = subsets["pixels"] * subsets["groups"]
+    compressed = subsets["compressed"]
+    rebuilt = subsets["records"] * array.crf_read_ports // array.groups
     work = {
-        "busy_cycles": get[timing.SUBSET_PIXELS] * get[timing.ENTRIES],
-        "psum_reads": sums * (get[timing.ACCUMULATE] == 1),
-        "psum_writes": sums * (get[timing.COMPLETE] == 0),
-        "reads": get[timing.READS],
-        "loaded_rows": np.where(compressed, rebuilt, get[timing.WEIGHT_WORDS] // raw_row_words(array)),
+        "busy_cycles": subsets["pixels"] * subsets["entries"],
+        "psum_reads": sums * subsets["accumulate"],
+        "psum_writes": sums * ~subsets["complete"],
+        "reads": subsets["reads"],
+        "loaded_rows": np.where(compressed, rebuilt, subsets["weight_words"] // raw_row_words(array)),
         "rebuilt_rows": np.where(compressed, rebuilt, 0),
-        "windows": get[timing.WALK],
-        "pixel_vectors": get[timing.SUBSET_PIXELS] * get[timing.VECTORS],
-        "codewords": get[timing.CODEBOOK_WORDS] // array.codeword_words,
+        "windows": subsets["walk"],
+        "pixel_vectors": subsets["pixels"] * subsets["vectors"],
+        "codewords": subsets["codebook_words"] // array.codeword_words,
     }
-    ends = get[timing.LAST]
-    owner = np.flatnonzero(operations[:, timing.KIND] == timing.CONV)[np.cumsum(ends) - ends]
+    ends = subsets["last"]
+    owner = np.flatnonzero(operations["kind"] == CONV)[np.cumsum(ends) - ends]
     found = {name: np.zeros(len(operations), np.int64) for name in work}
     for name, values in work.items():
         np.add.at(found[name], owner, values)
