@@ -2,10 +2,10 @@
 
 import random
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from hdl.config import MvqError
 from hdl.control.register_map import ADDRESS_WIDTH, IDENTITY, OFFSETS, REGISTERS, VERSION, ErrorCode, register
 from hdl.control.registers import Registers, increment_widths
@@ -13,6 +13,7 @@ from mvq.register_map import c_header, markdown, python_constants, write_registe
 
 from .bus.bench import OKAY, SLVERR, Part, Play, Stable, Watch, configuration, run
 
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = configuration()
 PROGRAM = [item.name for item in REGISTERS if item.access == "program"]
 
