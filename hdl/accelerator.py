@@ -19,6 +19,7 @@ from .core import BLOCKS as CORE_BLOCKS
 from .core import Core
 from .memory.l1 import L1Memory
 from .memory.psum_buffer import PsumBuffer
+from .streams import forward
 from .verilog import place
 
 __all__ = ["BLOCKS", "Accelerator"]
@@ -37,11 +38,9 @@ BLOCKS = {
     "*_guard": "bus",
 }
 
-
-def _connect(m, source, sink):
-    """Connect stream ``source`` to stream ``sink``, both with the same fields in the same order."""
-    payload = getattr(source.payload, "as_value", lambda: source.payload)()
-    m.d.comb += [sink.valid.eq(source.valid), sink.payload.eq(payload), source.ready.eq(sink.ready)]
+#: what the dispatcher takes from the registers, and what it shows there.
+_COMMANDS = ("start", "stop", "soft_reset", "program_address", "program_length", "watchdog")
+_STATUS = ("busy", "draining", "stopped", "error", "error_code", "error_layer", "error_address", "layer")
 
 
 class Accelerator(wiring.Component):
@@ -95,16 +94,8 @@ class Accelerator(wiring.Component):
         expose(m, self, registers, "s_axi_")
         m.d.comb += [
             self.irq.eq(registers.irq),
-            *(getattr(dispatcher, name).eq(getattr(registers, name)) for name in ("start", "stop", "soft_reset")),
-            *(
-                getattr(dispatcher, name).eq(getattr(registers, name))
-                for name in ("program_address", "program_length", "watchdog")
-            ),
-            *(getattr(registers, name).eq(getattr(dispatcher, name)) for name in ("busy", "draining", "stopped")),
-            *(
-                getattr(registers, name).eq(getattr(dispatcher, name))
-                for name in ("error", "error_code", "error_layer", "error_address", "layer")
-            ),
+            *(getattr(dispatcher, name).eq(getattr(registers, name)) for name in _COMMANDS),
+            *(getattr(registers, name).eq(getattr(dispatcher, name)) for name in _STATUS),
             registers.done.eq(dispatcher.finished),
             clear.eq(dispatcher.clear),
         ]
@@ -130,8 +121,8 @@ class Accelerator(wiring.Component):
                 guard.base.eq(getattr(registers, f"{region}_base")),
                 guard.limit.eq(getattr(registers, f"{region}_limit")),
             ]
-            _connect(m, request, guard.request)
-            _connect(m, guard.passed, passed)
+            forward(m, request, guard.request)
+            forward(m, guard.passed, passed)
             asked[name] = Signal(16, name=f"{name}_layer")
             with m.If(passed.valid & passed.ready):
                 m.d.sync += asked[name].eq(layer)
@@ -147,23 +138,23 @@ class Accelerator(wiring.Component):
                 failures.append((condition, f"{kind}_{error}", layer, master.error_address))
 
         # Operations.
-        _connect(m, reads.descriptors_data, dispatcher.beats)
-        _connect(m, dispatcher.weights, splitter.op)
-        _connect(m, dispatcher.windows, window.op)
-        _connect(m, dispatcher.results, storer.op)
-        _connect(m, dispatcher.loads, load.op)
-        _connect(m, dispatcher.stores, store.op)
+        forward(m, reads.descriptors_data, dispatcher.beats)
+        forward(m, dispatcher.weights, splitter.op)
+        forward(m, dispatcher.windows, window.op)
+        forward(m, dispatcher.results, storer.op)
+        forward(m, dispatcher.loads, load.op)
+        forward(m, dispatcher.stores, store.op)
         m.d.comb += [done.eq(engine.done) for done, engine in zip(dispatcher.done, (load, store, storer), strict=True)]
 
         # Weights and activations to the core, results from it.
-        _connect(m, reads.weights_data, splitter.words)
-        _connect(m, splitter.command, core.command)
-        _connect(m, splitter.weights, core.weights)
-        _connect(m, splitter.subset, window.subset)
-        _connect(m, splitter.blocks, storer.blocks)
-        _connect(m, window.ifmap, core.ifmap)
-        _connect(m, window.vectors, storer.vectors)
-        _connect(m, psums.vectors_out, core.psum_in)
+        forward(m, reads.weights_data, splitter.words)
+        forward(m, splitter.command, core.command)
+        forward(m, splitter.weights, core.weights)
+        forward(m, splitter.subset, window.subset)
+        forward(m, splitter.blocks, storer.blocks)
+        forward(m, window.ifmap, core.ifmap)
+        forward(m, window.vectors, storer.vectors)
+        forward(m, psums.vectors_out, core.psum_in)
         ofmap, complete = core.ofmap, Signal()
         m.d.comb += [
             splitter.loading.eq(core.loading),
@@ -176,8 +167,8 @@ class Accelerator(wiring.Component):
         ]
 
         # L1.
-        _connect(m, reads.loads_data, load.beats)
-        _connect(m, store.beats, writes.data)
+        forward(m, reads.loads_data, load.beats)
+        forward(m, store.beats, writes.data)
         m.d.comb += [
             store.answered.eq(writes.done),
             l1.window_read_valid.eq(window.read_valid),

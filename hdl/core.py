@@ -13,6 +13,7 @@ from .control.requantiser import Requantiser, ScaleMemory
 from .control.sequencer import Sequencer, control_layout
 from .control.weight_loader import WeightLoader
 from .delay import Delay
+from .streams import forward
 from .verilog import place
 
 __all__ = ["BLOCKS", "Core", "ofmap_layout"]
@@ -122,13 +123,10 @@ class Core(wiring.Component):
         ]
 
         # Loading.
-        for name in ("command", "words"):
-            outer, inner = getattr(self, "weights" if name == "words" else name), getattr(loader, name)
-            m.d.comb += [inner.valid.eq(outer.valid), inner.payload.eq(outer.payload), outer.ready.eq(inner.ready)]
+        forward(m, self.command, loader.command)
+        forward(m, self.weights, loader.words)
+        forward(m, loader.subset, sequencer.subset)
         m.d.comb += [
-            sequencer.subset.valid.eq(loader.subset.valid),
-            sequencer.subset.payload.eq(loader.subset.payload),
-            loader.subset.ready.eq(sequencer.subset.ready),
             array.write.eq(loader.write),
             array.write_groups.eq(loader.write_groups),
             array.write_row.eq(loader.write_row),
@@ -142,10 +140,8 @@ class Core(wiring.Component):
             m.d.comb += [to.eq(value) for to, value in zip(array.offsets, loader.offsets, strict=True)]
 
         # Issue.
+        forward(m, self.ifmap, arf.ifmap)
         m.d.comb += [
-            arf.ifmap.valid.eq(self.ifmap.valid),
-            arf.ifmap.payload.eq(self.ifmap.payload),
-            self.ifmap.ready.eq(arf.ifmap.ready),
             arf.advance.eq(sequencer.advance),
             arf.free.eq(sequencer.free),
             arf.rewind.eq(sequencer.rewind),

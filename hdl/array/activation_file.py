@@ -5,6 +5,7 @@ from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..config import address_width
 from ..register_file import RegisterFile
 from ..verilog import place
 
@@ -58,7 +59,7 @@ class ActivationFile(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         depth, width = self.config.arf_depth, self.config.rows * 8
-        pointer_width = max(1, (depth - 1).bit_length())
+        pointer_width = address_width(depth)
         head = Signal(pointer_width)  # next vector to enter
         tail = Signal(pointer_width)  # oldest vector still needed
         cursor = Signal(pointer_width)  # vector being read

@@ -4,6 +4,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from ..config import address_width
 from ..pe.arithmetic import Adder
 from ..register_file import RegisterFile, WordSelect
 from ..verilog import place
@@ -76,7 +77,7 @@ class PartialSumFile(wiring.Component):
             {
                 "step": In(1),
                 "valid": In(1),
-                "address": In(max(1, (config.prf_depth - 1).bit_length())),
+                "address": In(address_width(config.prf_depth)),
                 "first": In(1),
                 "sums": In(width).array(columns),
                 "initial": In(width).array(columns),

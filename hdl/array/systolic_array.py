@@ -55,7 +55,7 @@ class SystolicArray(wiring.Component):
             "address": In(config.entry_address_width),
             "write": In(1),
             "write_groups": In(config.groups),
-            "write_row": In(max(1, (config.rows - 1).bit_length())),
+            "write_row": In(address_width(config.rows)),
             "write_address": In(config.entry_address_width),
             "weights": In(config.multipliers_per_vector * 8).array(config.crf_read_ports),
             "sums": Out(config.psum_width).array(config.columns),

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..core import ofmap_layout
 from ..memory.ring import Ring
+from ..streams import forward
 from ..verilog import place
 from .rescaler import Rescaler
 from .window_loader import window_vector_layout
@@ -225,9 +226,8 @@ class OfmapStorer(wiring.Component):
         place_layout = data.StructLayout({"address": config.vector_address_width, "last_group": 1, "end": 1})
         places = place(m, platform, "places", Ring(self.ahead, place_layout.size, config.array.style))
         residuals = place(m, platform, "residuals", Ring(self.ahead, count * 8, config.array.style))
-        for name in ("op", "blocks"):
-            outer, inner = getattr(self, name), getattr(walker, name)
-            m.d.comb += [inner.valid.eq(outer.valid), inner.payload.eq(outer.payload), outer.ready.eq(inner.ready)]
+        forward(m, self.op, walker.op)
+        forward(m, self.blocks, walker.blocks)
 
         # Ahead of the vectors: their places and residuals. The residuals need no more room than the places.
         next_place, arriving = Signal(place_layout), Signal()

@@ -6,6 +6,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from ..config import address_width
 from .scaling import FACTOR_LAYOUT, SCALED_WIDTH, clamped, scaled
 
 __all__ = ["SCALE_LAYOUT", "Requantiser", "ScaleMemory"]
@@ -65,7 +66,7 @@ class ScaleMemory(wiring.Component):
 
     Members
     -------
-    write : In(words). Word enables; ``write_address``, ``write_data`` (64 bits).
+    write : In(scale_words). Word enables; ``write_address``, ``write_data`` (``stream_width`` bits).
     step, address : In. ``scales`` : Out(columns*32).
     """
 
@@ -74,11 +75,10 @@ class ScaleMemory(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        self.words = -(-config.columns * 32 // config.stream_width)
-        address = max(1, (config.scale_depth - 1).bit_length())
+        address = address_width(config.scale_depth)
         super().__init__(
             {
-                "write": In(self.words),
+                "write": In(config.scale_words),
                 "write_address": In(address),
                 "write_data": In(config.stream_width),
                 "step": In(1),
@@ -89,14 +89,14 @@ class ScaleMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        width = self.words * self.config.stream_width
-        m.submodules.memory = memory = Memory(shape=width, depth=self.config.scale_depth, init=[])
-        write = memory.write_port(granularity=self.config.stream_width)
+        words, width = self.config.scale_words, self.config.stream_width
+        m.submodules.memory = memory = Memory(shape=words * width, depth=self.config.scale_depth, init=[])
+        write = memory.write_port(granularity=width)
         read = memory.read_port()
         m.d.comb += [
             write.en.eq(self.write),
             write.addr.eq(self.write_address),
-            write.data.eq(Cat(*[self.write_data] * self.words)),
+            write.data.eq(Cat(*[self.write_data] * words)),
             read.en.eq(self.step),
             read.addr.eq(self.address),
             self.scales.eq(read.data),

@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..array.activation_file import successor
+from ..config import address_width
 from .weight_loader import subset_layout
 
 __all__ = ["Sequencer", "control_layout"]
@@ -16,8 +17,8 @@ def control_layout(config):
     return data.StructLayout(
         {
             "valid": 1,
-            "psum_address": max(1, (config.prf_depth - 1).bit_length()),
-            "scale_address": max(1, (config.scale_depth - 1).bit_length()),
+            "psum_address": address_width(config.prf_depth),
+            "scale_address": address_width(config.scale_depth),
             "first": 1,
             "last": 1,
             "end": 1,
@@ -79,7 +80,7 @@ class Sequencer(wiring.Component):
         config = self.config
         now = Signal(subset_layout(config))
         active, fresh_subset = Signal(), Signal()
-        group = Signal(max(1, (config.prf_depth - 1).bit_length()))
+        group = Signal(address_width(config.prf_depth))
         scale = Signal.like(self.control.scale_address)
         dense_pass, vector = Signal.like(now.passes), Signal.like(now.vectors)
         row_left, pixels_left = Signal.like(now.row_pixels), Signal.like(now.pixels)

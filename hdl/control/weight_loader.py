@@ -9,6 +9,7 @@ from ..array.activation_file import successor
 from ..codebook_lut.codebook_register_file import CodebookRegisterFile
 from ..codebook_lut.unpacker import Unpacker
 from ..codebook_lut.vector_rebuild import VectorRebuild
+from ..config import address_width
 from ..verilog import place
 from .command import command_layout
 
@@ -22,7 +23,7 @@ _PASSED_ON += ("accumulate", "final", "raw", "relu", "high")
 def subset_layout(config):
     """Layout of a loaded weight subset: where its weights and scales lie, and how to run it."""
     widths = dict(config.command_fields)
-    scale_width = max(1, (config.scale_depth - 1).bit_length())
+    scale_width = address_width(config.scale_depth)
     fields = {"address": config.entry_address_width, "scale_address": scale_width}
     return data.StructLayout({**fields, **{name: widths[name] for name in _PASSED_ON}})
 
@@ -71,7 +72,6 @@ class WeightLoader(wiring.Component):
     def __init__(self, config):
         self.config = config
         widths = dict(config.command_fields)
-        self.scale_words = -(-config.columns * 32 // config.stream_width)
         ports = {
             "command": In(stream.Signature(command_layout(config))),
             "words": In(stream.Signature(config.stream_width)),
@@ -80,11 +80,11 @@ class WeightLoader(wiring.Component):
             "scales_freed": In(widths["scales"]),
             "write": Out(1),
             "write_groups": Out(config.groups),
-            "write_row": Out(max(1, (config.rows - 1).bit_length())),
+            "write_row": Out(address_width(config.rows)),
             "write_address": Out(config.entry_address_width),
             "weights": Out(config.multipliers_per_vector * 8).array(config.crf_read_ports),
-            "scale_write": Out(self.scale_words),
-            "scale_address": Out(max(1, (config.scale_depth - 1).bit_length())),
+            "scale_write": Out(config.scale_words),
+            "scale_address": Out(address_width(config.scale_depth)),
             "scale_data": Out(config.stream_width),
             "loading": Out(1),
         }
@@ -260,7 +260,7 @@ class WeightLoader(wiring.Component):
             weights_state = Mux(command.compressed, _State.COMPRESSED, _State.RAW)
 
         # Scales.
-        scale_word = Signal(range(max(2, self.scale_words)))
+        scale_word = Signal(range(max(2, config.scale_words)))
         scales_left = Signal.like(command.scales)
         m.d.comb += [self.scale_address.eq(scale_address), self.scale_data.eq(words.payload)]
         with m.If(state == _State.SCALES):
@@ -268,7 +268,7 @@ class WeightLoader(wiring.Component):
             with m.If(words.valid):
                 m.d.comb += self.scale_write.eq(1 << scale_word)
                 m.d.sync += scale_word.eq(scale_word + 1)
-                with m.If(scale_word == self.scale_words - 1):
+                with m.If(scale_word == config.scale_words - 1):
                     m.d.sync += [scale_word.eq(0), scales_left.eq(scales_left - 1)]
                     m.d.sync += scale_address.eq(successor(scale_address, config.scale_depth))
                     with m.If(scales_left == 1):

@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..memory.ring import Ring
+from ..streams import forward
 from ..verilog import place
 
 __all__ = ["WindowLoader", "WindowWalker", "window_op_layout", "window_subset_layout", "window_vector_layout"]
@@ -291,9 +292,8 @@ class WindowLoader(wiring.Component):
         layout = data.StructLayout({"to": window_vector_layout(config), "vector": 1})
         walker = place(m, platform, "walker", WindowWalker(config))
         ring = place(m, platform, "ring", Ring(self.depth, layout.size, config.array.style))
-        for name in ("op", "subset"):
-            outer, inner = getattr(self, name), getattr(walker, name)
-            m.d.comb += [inner.valid.eq(outer.valid), inner.payload.eq(outer.payload), outer.ready.eq(inner.ready)]
+        forward(m, self.op, walker.op)
+        forward(m, self.subset, walker.subset)
 
         reserved = Signal(range(self.depth + 1))
         arriving, inside, maximum = Signal(), Signal(), Signal()
