@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name, then renamed."""
+"""Files that are whole or not there: written under a temporary name, then renamed; and the folder of the user's cache."""
 
 import os
 from contextlib import contextmanager, suppress
@@ -6,7 +6,13 @@ from pathlib import Path
 
 from hdl.config import MvqError
 
-__all__ = ["replacing", "write_text"]
+__all__ = ["cache_folder", "replacing", "write_text"]
+
+
+def cache_folder(name):
+    """Folder ``name`` of what can be made again, in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "mvq" / name
 
 
 @contextmanager

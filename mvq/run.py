@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from golden import Calibration, Checkpoint, lower
+from golden.files import cache_folder
 from golden.program import compile_program
 from golden.timing import MemoryTiming, predict
 from hdl.config import MvqError
@@ -106,7 +107,7 @@ def make_engine(name, config, build_dir=None, memory=None, progress=None):
         return CxxrtlAccelerator(config, memory, progress=progress), memory
     from cocotb_tests.accelerator_simulation import AXI_RAM, AcceleratorSimulation
 
-    folder = Path(build_dir) if build_dir else Path.home() / ".cache" / "mvq" / "accelerator" / config.hash
+    folder = Path(build_dir) if build_dir else cache_folder("accelerator") / config.hash
     engine = AcceleratorSimulation(config, folder, name)
     engine.build()
     return engine, AXI_RAM

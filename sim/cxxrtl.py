@@ -15,12 +15,12 @@ from importlib.metadata import version as distribution_version
 from pathlib import Path
 
 import hdl
-from golden.files import replacing
+from golden.files import cache_folder, replacing
 from hdl.config import MvqError
 from hdl.verilog import ModuleLibrary
 from sim.partition import partition
 
-__all__ = ["CompileError", "cache_folder", "compile_design", "gateware_identity"]
+__all__ = ["CompileError", "compile_design", "gateware_identity"]
 
 _HERE = Path(__file__).parent
 
@@ -47,12 +47,6 @@ class CompileError(MvqError):
     """A design that cannot be compiled, or a compiler that is missing."""
 
 
-def cache_folder():
-    """Where compiled designs are kept: the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "mvq" / "cxxrtl"
-
-
 def gateware_identity(config):
     """Text that changes whenever the gateware of ``config`` may: for ``identity`` of :func:`compile_design`."""
     folder = Path(hdl.__file__).parent
@@ -70,7 +64,7 @@ def compile_design(component, harness="axi_bench.cc", *, identity=None, cache=No
         package, or a path.
     identity : text that is the same only for the same gateware; with it a compiled design is found without elaborating
         ``component``, which takes seconds.
-    cache : folder of compiled designs; :func:`cache_folder` when None. The same gateware, harness and compiler give the
+    cache : folder of compiled designs; in the user's cache when None. The same gateware, harness and compiler give the
         same file, which is compiled once.
     progress : called with a line of text before what takes more than a second.
 
@@ -95,7 +89,7 @@ def compile_design(component, harness="axi_bench.cc", *, identity=None, cache=No
 
     def place(text):
         key = hashlib.sha256("\0".join([text, *parts]).encode()).hexdigest()[:20]
-        return Path(cache or cache_folder()) / f"{top}-{key}.so"
+        return Path(cache or cache_folder("cxxrtl")) / f"{top}-{key}.so"
 
     if identity and place(identity).is_file():
         component._MustUse__used = True  # Amaranth would warn that it was never elaborated

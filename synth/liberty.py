@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from golden.files import cache_folder
 from hdl.config import MvqError
 from synth.yosys import SynthesisError, quote, run_yosys
 
@@ -58,8 +59,7 @@ class Liberty:
 
 def nangate45_path():
     """Where `make setup` puts NanGate45: the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "mvq" / "nangate45" / "stdcells.lib"
+    return cache_folder("nangate45") / "stdcells.lib"
 
 
 def _pdk_root():

@@ -5,9 +5,10 @@ import pytest
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
+from golden.files import cache_folder
 from hdl.config import MvqError
 from sim.axi_bench import CHANNELS, DECERR, SLVERR, AxiBench, BenchError
-from sim.cxxrtl import CompileError, cache_folder, compile_design
+from sim.cxxrtl import CompileError, compile_design
 from tests.sim.copier import BEATS, BURSTS, DESTINATION, SOURCE, START, STATUS, UNANSWERED, Copier, Fault
 
 BASE, SIZE, BURST = 0x10000, 0x4000, BEATS * 8
@@ -191,7 +192,7 @@ def test_a_design_is_compiled_once(tmp_path, monkeypatch):
     assert named == first
     monkeypatch.setattr(Copier, "elaborate", None)  # is not needed again
     assert compile_design(Copier(), identity="copier", cache=tmp_path).resolve() == first
-    assert cache_folder().name == "cxxrtl"
+    assert cache_folder("cxxrtl").name == "cxxrtl"
 
 
 def test_a_compiler_that_is_missing_or_fails(tmp_path, monkeypatch):
