@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name, then renamed; and the folder of the user's cache."""
+"""Files that are whole or not there (written under a temporary name, then renamed), and the folder of the cache."""
 
 import os
 from contextlib import contextmanager, suppress
