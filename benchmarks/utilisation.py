@@ -1,7 +1,8 @@
 """Cycles of every convolution against the fewest that the array could take, from the exact model of compiled programs.
 
     python benchmarks/utilisation.py [--networks resnet20,resnet18] [--sizes 16,32,64] [--variant ews-cms]
-                                     [--bus 64] [--codebook shared,layer] [--rtl] [--json FILE]
+                                     [--bus 64] [--l1-banks default,64] [--codebook shared,layer] [--rtl]
+                                     [--json FILE]
 
 Weights are random; no cycle depends on their values. ``shared`` is one codebook for the network, which is loaded once;
 with one for each ``layer``, what the array cannot hide behind the last weights of the layer before is waited for. For
@@ -16,8 +17,11 @@ bus : cycles of the busier direction of the bus, if every byte that the layer mo
     codebook, the feature maps (or parts) that this plan cannot keep in L1.
 moved : the same for what it really moves, with the rows that neighbouring strips share and the weights of every strip.
 
---rtl runs the 16x16 programs with the first kind of codebook on the compiled gateware (CXXRTL): result, stored tensors
-and cycles must equal golden's.
+--l1-banks: the paper's L1 is 128 KB at 16x16 and 256 KB above, where maps of 200 KB pass in tiles; 64 banks are 512 KB
+of activations, which hold them.
+
+--rtl runs the 16x16 programs with the first L1 and kind of codebook on the compiled gateware (CXXRTL): result, stored
+tensors and cycles must equal golden's.
 """
 
 import argparse
@@ -115,7 +119,7 @@ def bus_beats(program, channels):
                 sums["once"] += fields["weight_words"]
                 sums["groups"] += fields["ofmap_groups"]
         elif operation.kind != "compute":
-            beats = fields["chunks"] * fields["chunk_words"] * config.word_beats
+            beats = fields["chunks"] * fields["chunk_words"] * fields["word_beats"]
             sums["writes" if operation.opcode == "store" else "reads"] += beats
         if operation.opcode == "load":
             if sums["mask"] is None:
@@ -159,7 +163,7 @@ def measure(name, config, codebook):
             report["bound_ratio"] = round(row.cycles / bound, 4)
         layers.append(report)
     report = {"network": name, "config": config.name, "bus_bits": config.array.stream_width}
-    report |= {"codebook": codebook, "cycles": found.cycles}
+    report |= {"l1_kb": config.l1_bytes >> 10, "codebook": codebook, "cycles": found.cycles}
     report |= {key: worst(layers, key) for key in ("ratio", "bound_ratio")} | {"layers": layers}
     return report, lowered, program
 
@@ -183,9 +187,11 @@ def run_gateware(lowered, program, console):
 
 
 def describe(report):
-    """Network, array, bus and codebook in words."""
+    """Network, array, bus, L1 and codebook in words."""
     codebook = {"shared": "one codebook", "layer": "a codebook a layer"}[report["codebook"]]
-    return f"{report['network']}, {report['config']}, {report['bus_bits']}-bit bus, {codebook}"
+    return (
+        f"{report['network']}, {report['config']}, {report['bus_bits']}-bit bus, {report['l1_kb']} KB of L1, {codebook}"
+    )
 
 
 def show(report, console):
@@ -232,18 +238,20 @@ def main():
     parser.add_argument("--sizes", default="16,32,64", help="rows and columns of the array")
     parser.add_argument("--variant", default="ews-cms", choices=VARIANTS)
     parser.add_argument("--bus", default="64", help="bits of the bus: 64, 128, 256, or several")
+    parser.add_argument("--l1-banks", default="default,64", help="default, or numbers of banks, or several")
     parser.add_argument("--codebook", default="shared,layer", help="one for the network, one for each layer, or both")
-    parser.add_argument("--rtl", action="store_true", help="also on the gateware: size 16, first codebook")
+    parser.add_argument("--rtl", action="store_true", help="also on the gateware: size 16, first L1 and codebook")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     console, reports = Console(), []
-    ways = [getattr(arguments, key).split(",") for key in ("networks", "sizes", "bus", "codebook")]
-    for name, size, bus, codebook in itertools.product(*ways):
+    ways = [getattr(arguments, key).split(",") for key in ("networks", "sizes", "bus", "l1_banks", "codebook")]
+    for name, size, bus, banks, codebook in itertools.product(*ways):
         array = preset(arguments.variant, int(size), stream_width=int(bus), gating_counter=True)
+        config = AcceleratorConfig(array=array, l1_banks=None if banks == "default" else int(banks))
         with console.status(f"{name} at {size}x{size}"):
-            report, lowered, program = measure(name, AcceleratorConfig(array=array), codebook)
+            report, lowered, program = measure(name, config, codebook)
         show(report, console)
-        if arguments.rtl and size == "16" and codebook == ways[-1][0]:
+        if arguments.rtl and size == "16" and [banks, codebook] == [options[0] for options in ways[-2:]]:
             report["rtl"] = run_gateware(lowered, program, console)
             console.print(f"gateware: {report['rtl']['cycles']:,} cycles, values and cycles equal to golden's")
         reports.append(report)

@@ -103,12 +103,14 @@ def utilisation():
     for case in _load("utilisation"):
         convolutions = [layer for layer in case["layers"] if layer["op"] == "conv" and not layer["linear"]]
         within = sum(layer["ratio"] <= 1.05 for layer in convolutions)
+        total = sum(layer["cycles"] for layer in convolutions) / sum(layer["ideal"] for layer in convolutions)
         worst = [f"{case[key]['value']:.2f} ({case[key]['layer']})" for key in ("ratio", "bound_ratio")]
         source = "model = RTL" if "rtl" in case else "model"
         codebook = {"shared": "one", "layer": "one a layer"}[case["codebook"]]
-        rows.append([case["network"], case["config"], codebook, f"{case['cycles']:,}", source])
-        rows[-1] += [f"{within} of {len(convolutions)}", *worst]
-    header = ["network", "accelerator", "codebook", "cycles", "from", "within 1.05", "largest", "of max(ideal, bus)"]
+        rows.append([case["network"], case["config"], f"{case['l1_kb']} KB", codebook, f"{case['cycles']:,}", source])
+        rows[-1] += [f"{total:.2f}", f"{within} of {len(convolutions)}", *worst]
+    header = ["network", "accelerator", "L1", "codebook", "cycles", "from", "of ideal, all", "layers within 1.05"]
+    header += ["largest", "of max(ideal, bus)"]
     return _table(header, rows)
 
 

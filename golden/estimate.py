@@ -41,6 +41,7 @@ from golden.mapping import (
     layer_cycles,
     layouts,
     map_layer,
+    stored_bytes,
     tensor_bytes,
 )
 from golden.networks import Layer
@@ -276,12 +277,12 @@ class _Planner:
                 raise MvqError(self._reason(op.layer))
             array = self.machine.config.array
             source = dict(layouts(op.layer))[fields["mapping"].layout].ifmap
-            reads = {op.source: tensor_bytes(source, array)}
+            reads = {op.source: stored_bytes(source, array)}
             if op.residual is not None:
-                reads[op.residual] = tensor_bytes(op.layer.ofmap, array)
+                reads[op.residual] = stored_bytes(op.layer.ofmap, array)
             moved = sum(size for name, size in reads.items() if self._place(name) == "dram")
             if self._place(op.result) == "dram":
-                moved += self.sizes[op.result]
+                moved += stored_bytes(op.layer.ofmap, array, op.layer.raw)
             spilled = Traffic({("dram", "activations"): moved, ("l2", "activations"): moved})
             places = (self._place(op.source), self._place(op.result))
             found.append(

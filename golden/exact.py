@@ -170,7 +170,7 @@ class _Dram:
             if operation.opcode in ("load", "store"):
                 name = starts[int(addresses[np.searchsorted(addresses, fields["memory_address"], "right") - 1])]
                 moved = self.moved[row][operation.opcode]
-                size = fields["chunks"] * fields["chunk_words"] * program.config.word_bytes
+                size = fields["chunks"] * fields["chunk_words"] * fields["word_beats"] * program.config.bus_bytes
                 moved[name] = moved.get(name, 0) + size
             elif operation.opcode == "conv":
                 start = fields["weights_address"]

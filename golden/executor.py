@@ -139,20 +139,22 @@ class Executor:
     # ------------------------------------------------------------------------------------------------------
 
     def _chunks(self, values, window):
-        """(bytes of memory, vectors of L1) of each chunk."""
-        lanes, size = self.config.word_vectors, values["chunk_words"] * self.config.word_bytes
+        """(memory, L1) of each chunk: bytes, a row for each L1 word."""
+        lanes, size = self.config.word_vectors, values["chunk_words"] * values["word_beats"] * self.config.bus_bytes
         for chunk in range(values["chunks"]):
             first = (values["l1_address"] + chunk * values["l1_stride"]) * lanes
-            vectors = self.l1[first : first + values["chunk_words"] * lanes]
-            yield self._bytes(values["memory_address"] + chunk * values["memory_stride"], size, window), vectors
+            words = self.l1[first : first + values["chunk_words"] * lanes].reshape(values["chunk_words"], -1)
+            data = self._bytes(values["memory_address"] + chunk * values["memory_stride"], size, window)
+            yield data.reshape(len(words), -1), words.view(np.uint8)
 
     def _load(self, values):
-        for data, vectors in self._chunks(values, self.memory_window):
-            vectors[:] = data.view(np.int8).reshape(vectors.shape)
+        for data, words in self._chunks(values, self.memory_window):
+            words[:, : data.shape[1]] = data
+            words[:, data.shape[1] :] = 0
 
     def _store(self, values):
-        for data, vectors in self._chunks(values, self.output_window):
-            data[:] = vectors.view(np.uint8).reshape(-1)
+        for data, words in self._chunks(values, self.output_window):
+            data[:] = words[:, : data.shape[1]]
 
     # ---- tensors in L1
     # --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from golden.schedule import Repeats, raw_row_words
 from golden.traffic import conv_traffic, count_loops, multiplications, vector_traffic, window_rows
 
 __all__ = ["KERNEL", "OBJECTIVES", "Machine", "Mapping", "Situation", "cost_of", "layer_cycles", "layouts", "map_layer"]
-__all__ += ["tensor_bytes"]
+__all__ += ["stored_bytes", "tensor_bytes"]
 
 #: what mappings are chosen for.
 OBJECTIVES = ("cycles", "energy")
@@ -189,12 +189,20 @@ def _repeat_choices(array, out_groups, in_groups, kernel, passes, depth, whole):
 
 
 def tensor_bytes(shape, array, raw=False):
-    """Bytes of a tensor in planes of H channels."""
+    """Bytes of a tensor in L1, in planes of H channels."""
     return -(-shape[0] // array.rows) * array.rows * shape[1] * shape[2] * (4 if raw else 1)
 
 
-def _padded(channels, array):
-    return -(-channels // array.rows) * array.rows
+def _pixel_bytes(channels, array):
+    """Bytes of a pixel in memory: a single plane has no more beats than its channels need."""
+    if channels > array.rows:
+        return -(-channels // array.rows) * array.rows
+    return min(array.rows, -(-channels * 8 // array.stream_width) * array.stream_width // 8)
+
+
+def stored_bytes(shape, array, raw=False):
+    """Bytes of a tensor in memory."""
+    return tensor_bytes(shape, array, raw) if raw else _pixel_bytes(shape[0], array) * shape[1] * shape[2]
 
 
 def _sources(layer, array, situation, rows):
@@ -208,12 +216,13 @@ def _sources(layer, array, situation, rows):
         return [(0, 0, 0)]
     channels, height, width = layer.ifmap
     total, most = window_rows(height, layer.kernel[0], layer.stride[0], layer.padding[0], layer.ofmap[1], rows)
-    plane_row, planes = array.rows * width, -(-channels // array.rows)
-    whole, loaded = planes * plane_row * height, planes * plane_row * int(total[0])
-    strip = (1 if layer.depthwise else planes) * plane_row * int(most[0])
-    ways = [(whole, whole, whole)]
+    row, parts = _pixel_bytes(channels, array) * width, -(-channels // array.rows) if layer.depthwise else 1
+    whole, loaded, first = row * height, row * int(total[0]), row * int(most[0]) // parts
+    place = tensor_bytes(layer.ifmap, array)
+    strip = place // height * int(most[0]) // parts
+    ways = [(place, whole, whole)]
     if rows < layer.ofmap[1] or layer.depthwise:
-        ways += [(2 * strip, loaded, strip), (strip, loaded, loaded)]
+        ways += [(2 * strip, loaded, first), (strip, loaded, loaded)]
     return ways
 
 
@@ -226,6 +235,7 @@ def _conv_choices(layer, machine, situation, passes):
     parts = (in_groups if layer.groups == 1 else 1, *layer.kernel, passes)
     inner = math.prod(-(-total // repeats[place]) for place, total in enumerate(parts, 1))
     result = 4 if layer.raw else 1
+    out_share = 4 * array.columns if layer.raw else min(array.columns, _pixel_bytes(layer.ofmap[0], array))
     tried, found = np.zeros(repeats.shape[1], int), []
     for rows in dict.fromkeys(-(-layer.ofmap[1] // number) for number in (*_ROW_TILES, layer.ofmap[1])):
         pixels = rows * layer.ofmap[2]
@@ -236,7 +246,7 @@ def _conv_choices(layer, machine, situation, passes):
             fits = possible & (needed + blocks <= situation.l1_bytes)
             if first < loaded or situation.ifmap:
                 tried += fits
-            last = np.zeros_like(block) if situation.ofmap else result * block
+            last = np.zeros_like(block) if situation.ofmap else block * out_share // array.columns
             same = np.array([[rows], [layer.ofmap[2]], [loaded], [first]])
             found.append(np.vstack([repeats, np.broadcast_to(same, (4, len(last))), last])[:, fits])
     found = np.hstack(found)
@@ -279,9 +289,8 @@ def _map_conv(layer, machine, situation):
         return None
     *loops, loaded, first, last = choices
     counted = count_loops(layer.shape, array, loops, passes)
-    out_bytes = tensor_bytes(layer.ofmap, array, layer.raw)
-    stored = 0 if situation.ofmap else out_bytes
-    extra = tensor_bytes(layer.ofmap, array) if situation.residual is False else 0
+    stored = 0 if situation.ofmap else stored_bytes(layer.ofmap, array, layer.raw)
+    extra = stored_bytes(layer.ofmap, array) if situation.residual is False else 0
     beat = config.bus_bytes
     moved = {
         "first": -(-first // beat),
@@ -348,13 +357,14 @@ def _map_vector(layer, machine, situation):
             break
     else:
         return None
-    loaded = 0 if situation.ifmap else _padded(layer.ifmap[0], array) * int(total[0]) * height[1]
-    loaded += tensor_bytes(layer.ofmap, array) if situation.residual is False else 0
-    stored = 0 if situation.ofmap else tensor_bytes(layer.ofmap, array)
+    pixel, out_pixel = _pixel_bytes(layer.ifmap[0], array), _pixel_bytes(layer.ofmap[0], array)
+    loaded = 0 if situation.ifmap else pixel * int(total[0]) * height[1]
+    loaded += stored_bytes(layer.ofmap, array) if situation.residual is False else 0
+    stored = 0 if situation.ofmap else stored_bytes(layer.ofmap, array)
     compute = groups * layer.ofmap[1] * layer.ofmap[2] * math.prod(window)
     beat = config.bus_bytes
-    first = 0 if situation.ifmap else -(-tile // beat)
-    last = 0 if situation.ofmap else -(-rows * layer.ofmap[2] * array.rows // beat)
+    first = 0 if situation.ifmap else -(-int(most[0]) * height[1] * min(pixel, array.rows) // beat)
+    last = 0 if situation.ofmap else -(-rows * layer.ofmap[2] * min(out_pixel, array.rows) // beat)
     core = compute + number * _TILE_CYCLES
     cycles = first + max(core, -(-loaded // beat) - first, -(-stored // beat) - last) + last
     return {

@@ -15,9 +15,21 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
+import numpy as np
+
 from hdl.config import MvqError
 
-__all__ = ["LayerShape", "Repeats", "Schedule", "Subset", "choose_repeats", "cycles", "schedule"]
+__all__ = [
+    "LayerShape",
+    "Repeats",
+    "Schedule",
+    "Subset",
+    "choose_repeats",
+    "cycles",
+    "estimate_cycles",
+    "raw_row_words",
+]
+__all__ += ["raw_row_words", "schedule", "word_load_cycles"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,13 +263,61 @@ def schedule(shape, config, repeats=None, *, compressed, codewords=0, raw=False,
 
 #: bytes of a partial sum, against one of an activation: weight of the traffic in the choice of repeats.
 _PSUM_BYTES = 3
+#: cycles of a subset besides computing and loading: its header, and the hand-over.
+_SUBSET_CYCLES = 4
+
+
+def _inner(shape, config, compressed, diagonal):
+    """Sizes of the loops whose sums stay in the PRF: groups of input channels, kernel rows and columns, passes."""
+    whole = shape.groups == 1 and shape.sources is None
+    out_groups = range(1 if whole else -(-shape.out_channels // config.columns))
+    in_groups = max(len(_input_groups(shape, config, range(g, g + 1))) for g in out_groups)
+    return in_groups, *shape.kernel, _passes(config, compressed, diagonal)
+
+
+def word_load_cycles(shape, config, *, compressed):
+    """Cycles to load a WRF word of a layer, while weight words keep coming: its rows and its bits, whichever take
+    longer."""
+    rows = min(config.rows, shape.in_channels)
+    if not compressed:
+        return rows * raw_row_words(config)
+    return rows * config.groups * max(1 / config.crf_read_ports, config.entry_width / config.stream_width)
+
+
+def estimate_cycles(shape, config, repeats, *, compressed, diagonal=False, pixels=None):
+    """Cycles of a layer whose feature maps are always there, in closed form: each subset computes while the next one
+    loads, where both fit the WRF.
+
+    Parameters
+    ----------
+    shape, config, compressed, diagonal : as for :func:`schedule`. ``repeats`` : :class:`Repeats`.
+    pixels : of the ofmap, or of a strip of it; those of ``shape`` when None.
+
+    Returns
+    -------
+    float. :func:`cycles` has the exact number.
+    """
+    pixels = shape.ofmap_pixels if pixels is None else pixels
+    parts = repeats.in_channel_repeat, repeats.tap_rows, repeats.tap_columns, repeats.passes
+    vectors = np.ones(1, int)
+    for total, part in zip(_inner(shape, config, compressed, diagonal), parts, strict=True):
+        vectors = np.outer(vectors, [len(block) for block in _divided(total, part)]).ravel()
+    load, found = word_load_cycles(shape, config, compressed=compressed), 0.0
+    blocks, rest = divmod(-(-shape.out_channels // config.columns), repeats.out_channel_repeat)
+    for count, groups in ((blocks, repeats.out_channel_repeat), (bool(rest), rest)):
+        entries = vectors * groups
+        computes, loads = pixels * entries, load * entries
+        loads[-1] += groups * config.scale_words
+        computes, entries_before = np.roll(computes, 1), np.roll(entries, 1)
+        overlapped = (entries + entries_before <= config.wrf_depth) | (config.wrf_depth == 1)
+        together = np.where(overlapped, np.maximum(computes, loads), computes + loads)
+        found += count * float((together + _SUBSET_CYCLES).sum())
+    return found
 
 
 def choose_repeats(shape, config, *, compressed, diagonal=False, psum_vectors=None):
-    """A, B, D and P with the fewest cycles and, among equals, the least traffic of activations and partial sums.
-
-    The estimate takes a subset as max(compute, load) where two subsets fit the WRF together, and as their sum
-    elsewhere.
+    """A, B, D and P with the fewest cycles (:func:`estimate_cycles`) and, among equals, the least traffic of
+    activations and partial sums.
 
     Parameters
     ----------
@@ -268,11 +328,10 @@ def choose_repeats(shape, config, *, compressed, diagonal=False, psum_vectors=No
     -------
     Repeats, or None when the partial sums of no choice fit ``psum_vectors``.
     """
-    passes = _passes(config, compressed, diagonal)
     whole = shape.groups == 1 and shape.sources is None
     out_groups = -(-shape.out_channels // config.columns)
-    in_groups = max(len(_input_groups(shape, config, range(g, g + 1))) for g in range(1 if whole else out_groups))
-    kernel_rows, kernel_columns = shape.kernel
+    sizes = _inner(shape, config, compressed, diagonal)
+    in_groups, kernel_rows, kernel_columns, passes = sizes
     options = itertools.product(
         range(1, min(out_groups if whole else 1, config.prf_depth) + 1),
         range(1, min(in_groups, config.arf_depth) + 1),
@@ -280,35 +339,20 @@ def choose_repeats(shape, config, *, compressed, diagonal=False, psum_vectors=No
         range(1, kernel_columns + 1),
         [value for value in range(1, passes + 1) if passes % value == 0],
     )
-    pixels, rows = shape.ofmap_pixels, min(config.rows, shape.in_channels)
-    if compressed:
-        load = rows * max(
-            config.groups / config.crf_read_ports, config.groups * config.entry_width / config.stream_width
-        )
-    else:
-        load = rows * raw_row_words(config)
     best, best_cost = None, None
-    for a, b, dy, dx, p in options:
-        entries = a * b * dy * dx * p
-        if entries > config.wrf_depth or b * dy * dx > config.arf_depth:
+    for a, *inner in options:
+        b, dy, dx, p = inner
+        if a * math.prod(inner) > config.wrf_depth or b * dy * dx > config.arf_depth:
             continue
-        inner = math.prod(
-            -(-total // part) for total, part in ((in_groups, b), (kernel_rows, dy), (kernel_columns, dx), (passes, p))
-        )
-        if psum_vectors is not None and inner > 1 and pixels * a > psum_vectors:
+        if psum_vectors is not None and tuple(inner) != sizes and shape.ofmap_pixels * a > psum_vectors:
             continue
-        count = -(-out_groups // a) * inner
-        words = out_groups * in_groups * kernel_rows * kernel_columns * passes
-        overlapped = 2 * entries <= config.wrf_depth or config.wrf_depth == 1
-        cost = words * (max(pixels, load) if overlapped else pixels + load) + 4 * count
+        repeats = Repeats(out_channel_repeat=a, in_channel_repeat=b, tap_rows=dy, tap_columns=dx, passes=p)
         fresh = min(shape.stride[1], dx) / dx
         traffic = config.rows * fresh / (a * p) + _PSUM_BYTES * config.columns / (b * dy * dx * p)
-        if best_cost is None or (cost, traffic) < best_cost:
-            best, best_cost = (a, b, dy, dx, p), (cost, traffic)
-    if best is None:
-        return None
-    a, b, dy, dx, p = best
-    return Repeats(out_channel_repeat=a, in_channel_repeat=b, tap_rows=dy, tap_columns=dx, passes=p)
+        cost = estimate_cycles(shape, config, repeats, compressed=compressed, diagonal=diagonal), traffic
+        if best_cost is None or cost < best_cost:
+            best, best_cost = repeats, cost
+    return best
 
 
 def cycles(subsets, config):

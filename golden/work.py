@@ -25,6 +25,7 @@ def count_work(operations, subsets, config):
     """
     kind, moved = operations["kind"], operations["chunks"] * operations["chunk_beats"]
     loads, stores = (np.where(kind == one, moved, 0) for one in (LOAD, STORE))
+    loaded, stored = loads // operations["word_beats"], stores // operations["word_beats"]
     results, weights = operations["results"], operations["weight_beats"]
     written = results * np.where(operations["raw"], 4, 1)
     own = _subset_work(operations, subsets, config.array)
@@ -34,12 +35,12 @@ def count_work(operations, subsets, config):
         **own,
         "bus_read_beats": descriptors + weights + loads,
         "bus_write_beats": stores,
-        "l1_reads": reads + stores // config.word_beats,
-        "l1_writes": written + loads // config.word_beats,
+        "l1_reads": reads + stored,
+        "l1_writes": written + loaded,
         "descriptor_beats": np.full(len(kind), descriptors),
         "weight_beats": weights,
         "map_beats": loads + stores,
-        "l1_bytes": (reads + written) * config.vector_bytes + (loads + stores) * config.bus_bytes,
+        "l1_bytes": (reads + written) * config.vector_bytes + (loaded + stored) * config.word_bytes,
     }
 
 

@@ -122,7 +122,7 @@ class AcceleratorConfig:
 
     @property
     def word_beats(self):
-        """Beats of the memory bus in an L1 word."""
+        """Beats of the memory bus in a whole L1 word."""
         return self.word_bytes // self.bus_bytes
 
     @property
@@ -215,7 +215,8 @@ class AcceleratorConfig:
     def transfer_fields(self):
         """(field, width) of a ``load`` or ``store`` descriptor: ``chunks`` runs of ``chunk_words`` L1 words.
 
-        ``memory_address`` and ``memory_stride`` are in bytes, ``l1_address`` and ``l1_stride`` in L1 words.
+        ``memory_address`` and ``memory_stride`` are in bytes, ``l1_address`` and ``l1_stride`` in L1 words. In memory
+        a word has only its first ``word_beats`` beats; the others are zero in L1.
         """
         return [
             *self.header_fields,
@@ -225,6 +226,7 @@ class AcceleratorConfig:
             ("l1_stride", 20),
             ("chunk_words", 20),
             ("chunks", 16),
+            ("word_beats", self.word_beats.bit_length()),
         ]
 
     @property

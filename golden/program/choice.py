@@ -166,7 +166,7 @@ class Chooser:
     def _after(self, number, layer, state, choice):
         tiling, places = choice.tiling, dict(choice.space.places)
         written = [name for name in choice.spilled if name not in state.in_memory]
-        cost = sum(self.network.tensors[name].words(self.config) for name in written) * self.config.word_beats
+        cost = sum(self.network.tensors[name].beats(self.config) for name in written)
         cost += tiling.cost
         if state.choice is not None:
             before = state.choice.tiling

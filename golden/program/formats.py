@@ -68,7 +68,7 @@ def descriptor_fault(data, config):
 
 def _transfer_faults(operation, values, config):
     faults = set()
-    if not (values["chunks"] and values["chunk_words"]):
+    if not (values["chunks"] and values["chunk_words"] and 0 < values["word_beats"] <= config.word_beats):
         faults.add(ErrorCode.ILLEGAL_FIELD)
     if (values["memory_address"] | values["memory_stride"]) % config.bus_bytes:
         faults.add(ErrorCode.MISALIGNED)

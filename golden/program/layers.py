@@ -58,6 +58,16 @@ class Tensor:
         """L1 words of all planes."""
         return self.groups(config) * self.plane_words(config)
 
+    def word_beats(self, config):
+        """Beats of an L1 word in memory, which leaves out the channels that a single plane does not have."""
+        if config.word_vectors > 1 or self.raw or self.channels > config.vector_bytes:
+            return config.word_beats
+        return -(-self.channels // config.bus_bytes)
+
+    def beats(self, config):
+        """Beats of all planes in memory."""
+        return self.words(config) * self.word_beats(config)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Layer:

@@ -125,7 +125,7 @@ class Planner:
         """:class:`StoredTensor` of ``name``, with a place in memory from now on."""
         if name not in self.stored:
             tensor, config = self.network.tensors[name], self.config
-            plane = tensor.plane_words(config) * config.word_bytes
+            plane = tensor.plane_words(config) * tensor.word_beats(config) * config.bus_bytes
             alignment = max(64, config.word_bytes)
             self.address += -self.address % alignment
             self.stored[name] = StoredTensor(tensor, self.address, plane, tensor.groups(config) * plane)
@@ -141,10 +141,11 @@ class Planner:
         lanes, tensor = config.word_vectors, region.tensor
         row = tensor.columns * tensor.pixel_vectors
         skipped, lane = divmod(rows.start * row, lanes)
-        words = -(-(lane + len(rows) * row) // lanes)
-        address = region.address + groups.start * region.plane_bytes + skipped * config.word_bytes
+        words, beats = -(-(lane + len(rows) * row) // lanes), tensor.word_beats(config)
+        word_bytes = beats * config.bus_bytes
+        address = region.address + groups.start * region.plane_bytes + skipped * word_bytes
         chunks, stride = len(groups), region.plane_bytes
-        if words * config.word_bytes == stride:
+        if words * word_bytes == stride:
             words, chunks = words * chunks, 1
         fields = {
             "memory_address": address,
@@ -153,8 +154,9 @@ class Planner:
             "l1_stride": 0 if chunks == 1 else words,
             "chunk_words": words,
             "chunks": chunks,
+            "word_beats": beats,
         }
-        memory = Span(address, words * config.word_bytes, fields["memory_stride"], chunks)
+        memory = Span(address, words * word_bytes, fields["memory_stride"], chunks)
         place = Span(word * lanes, words * chunks * lanes)
         spans = {"memory_read": memory, "result": place}
         if opcode == "store":

@@ -140,10 +140,10 @@ class Program:
         return self.nodes[name]
 
     def _planes(self, memory, place):
-        """(place, uint8 (groups, vectors, V) view of ``memory``)."""
+        """(place, uint8 (groups, vectors, bytes of a vector in memory) view of ``memory``)."""
         start = place.address - self.base
-        planes = memory[start : start + place.size]
-        return place, planes.reshape(-1, place.plane_bytes // self.config.vector_bytes, self.config.vector_bytes)
+        vectors = place.tensor.plane_words(self.config) * self.config.word_vectors
+        return place, memory[start : start + place.size].reshape(-1, vectors, place.plane_bytes // vectors)
 
 
 def compile_program(lowered, config, *, base=0, keep=None, progress=None):

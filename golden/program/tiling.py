@@ -10,7 +10,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from golden.schedule import choose_repeats, raw_row_words
+from golden.schedule import choose_repeats, estimate_cycles, raw_row_words
 
 __all__ = ["IN_PLACE", "PRESENT", "TILES", "WHOLE", "Tiling", "ifmap_rows", "tilings"]
 
@@ -87,24 +87,23 @@ class _Cost:
     def __init__(self, layer, config):
         self.layer, self.config = layer, config
         self.groups = layer.result.groups(config)
-        array = config.array
-        if not layer.conv:
-            return
-        shape = layer.shape
+        if layer.conv:
+            self.words = self._words()
+
+    def _words(self):
+        """Words of the bus in the weights of all WRF words."""
+        layer, array, shape = self.layer, self.config.array, self.layer.shape
         passes = 1 if layer.compressed or layer.diagonal else array.dense_passes
         inputs = -(-shape.in_channels // array.rows)
         if shape.groups > 1:
             inputs = -(-inputs // shape.groups)
         elif shape.sources is not None:
             inputs = min(inputs, 2)
-        #: WRF words, and for each the words of the bus and the cycles to load it.
-        self.entries = self.groups * inputs * math.prod(layer.kernel) * passes
         rows = min(array.rows, shape.in_channels)
+        entry_words = rows * raw_row_words(array)
         if layer.compressed:
-            self.entry_words = rows * array.groups * array.entry_width / array.stream_width
-            self.entry_load = max(self.entry_words, rows * array.groups / array.crf_read_ports)
-        else:
-            self.entry_words = self.entry_load = rows * raw_row_words(array)
+            entry_words = rows * array.groups * array.entry_width / array.stream_width
+        return self.groups * inputs * math.prod(layer.kernel) * passes * entry_words
 
     def blocks(self, rows):
         """(groups of output channels in a block, :class:`golden.schedule.Repeats`) for strips of ``rows``, without
@@ -135,9 +134,18 @@ class _Cost:
         pixels = [height * layer.result.columns for height in heights]
         if not layer.conv:
             return sum(pixels) * self.groups * math.prod(layer.kernel), 0
-        together = max if 2 * repeats.entries <= self.config.array.wrf_depth else lambda *times: sum(times)
-        cycles = self.entries * sum(together(count, self.entry_load) for count in pixels)
-        return cycles, self.entries * self.entry_words * len(pixels)
+        cycles = sum(
+            estimate_cycles(
+                layer.shape,
+                self.config.array,
+                repeats,
+                compressed=layer.compressed,
+                diagonal=layer.diagonal,
+                pixels=count,
+            )
+            for count in pixels
+        )
+        return cycles, self.words * len(pixels)
 
 
 def tilings(layer, source, residual, modes, config, *, stored, room=math.inf):
@@ -155,7 +163,8 @@ def tilings(layer, source, residual, modes, config, *, stored, room=math.inf):
     """
     cost, result, found = _Cost(layer, config), layer.result, []
     groups = result.groups(config)
-    tensors, beats = (source, residual, result), config.word_beats
+    tensors = source, residual, result
+    beats = [tensor.word_beats(config) if tensor else 0 for tensor in tensors]
     whole = [tensor.words(config) if tensor else 0 for tensor in tensors]
     modes = [mode for mode in itertools.product(*modes) if mode[1:] != (TILES, IN_PLACE)]
     for rows in _parts(result.rows):
@@ -183,10 +192,10 @@ def tilings(layer, source, residual, modes, config, *, stored, room=math.inf):
                     or sum(words) > room
                 ):
                     continue
-                moved = [n * size * beats if m == TILES else 0 for n, size, m in zip(times, tile, mode, strict=True)]
-                ahead = [whole[i] * beats if mode[i] == WHOLE else moved[i] // times[i] for i in range(2)]
+                moved = [times[i] * tile[i] * beats[i] if mode[i] == TILES else 0 for i in range(3)]
+                ahead = [whole[i] * beats[i] if mode[i] == WHOLE else moved[i] // times[i] for i in range(2)]
                 loads = sum(moved[i] or ahead[i] for i in range(2))
-                kept = whole[2] * beats if stored and mode[2] != TILES else 0
+                kept = whole[2] * beats[2] if stored and mode[2] != TILES else 0
                 found.append(
                     Tiling(
                         rows=rows,

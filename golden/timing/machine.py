@@ -137,7 +137,6 @@ def _tables(operations, subsets, address, config, memory):
         scale_depth=array.scale_depth,
         arf_depth=array.arf_depth,
         psum_depth=config.psum_vectors,
-        word_beats=config.word_beats,
         **dataclasses.asdict(memory),
     )
     order = np.zeros((len(dispatcher.QUEUED), len(operations)), np.int64)

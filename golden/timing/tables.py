@@ -28,6 +28,7 @@ class OperationRow(NamedTuple):
     stride: int = 0
     chunk_beats: int = 0
     chunks: int = 0
+    word_beats: int = 1  # beats in memory of an L1 word
     # conv
     weights: int = 0  # address
     weight_beats: int = 0
@@ -84,7 +85,6 @@ class Sizes(NamedTuple):
     scale_depth: int = 0
     arf_depth: int = 0
     psum_depth: int = 0
-    word_beats: int = 0  # beats in an L1 word
     read_latency: int = 0
     write_latency: int = 0
     read_addresses: int = 0
@@ -181,8 +181,9 @@ def _operation_row(name, values, config):
         return row._replace(
             address=values["memory_address"] // bus,
             stride=values["memory_stride"] // bus,
-            chunk_beats=values["chunk_words"] * config.word_beats,
+            chunk_beats=values["chunk_words"] * values["word_beats"],
             chunks=values["chunks"],
+            word_beats=values["word_beats"],
         )
     if name == "end":
         return row

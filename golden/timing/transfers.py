@@ -48,7 +48,7 @@ class StoreEngine(NamedTuple):
 def offer_load(load, clients, tables):
     client = clients[LOADS]
     client.taken = load.op >= 0 and client.level > 0
-    load.done = client.taken and load.words == 1 and load.beats == tables.sizes.word_beats - 1
+    load.done = client.taken and load.words == 1 and load.beats == tables.ops[load.op].word_beats - 1
 
 
 @inlined
@@ -58,7 +58,7 @@ def clock_load(load, queue, clients, progress, tables, log, cycle):
             load.op = pop(queue)
             op = tables.ops[load.op]
             load.requests, load.address = op.chunks, op.address
-            load.words = op.chunks * op.chunk_beats // tables.sizes.word_beats
+            load.words = op.chunks * op.chunk_beats // op.word_beats
         return
     op = tables.ops[load.op]
     if load.requests > 0 and clients[LOADS].ready:
@@ -67,7 +67,7 @@ def clock_load(load, queue, clients, progress, tables, log, cycle):
         load.requests -= 1
     if clients[LOADS].taken:
         load.beats += 1
-        if load.beats == tables.sizes.word_beats:
+        if load.beats == op.word_beats:
             load.beats = 0
             load.words -= 1
             log.counters.l1_writes += 1
@@ -80,7 +80,7 @@ def clock_load(load, queue, clients, progress, tables, log, cycle):
 def offer_store(store, write, tables):
     """After the write master's."""
     store.read = store.reads > 0 and store.reserved != _STORE_WORDS
-    store.popped = write.send and store.beats == tables.sizes.word_beats - 1
+    store.popped = write.send and store.beats == tables.ops[store.op].word_beats - 1
     store.answered = write.done
     store.done = store.answered and store.answers == 1
 
@@ -93,7 +93,7 @@ def clock_store(store, queue, write, progress, tables, log, cycle):
             store.op = pop(queue)
             op = tables.ops[store.op]
             store.requests, store.address, store.answers = op.chunks, op.address, op.chunks
-            store.reads = op.chunks * op.chunk_beats // tables.sizes.word_beats
+            store.reads = op.chunks * op.chunk_beats // op.word_beats
         return
     op = tables.ops[store.op]
     if store.requests > 0 and write.ready:

@@ -174,7 +174,8 @@ class Dispatcher(wiring.Component):
         counts = [compute.ofmap_rows, compute.ofmap_columns, compute.ofmap_groups, compute.pixels]
         counts += [compute.stride_y, compute.stride_x]
         with m.If(opcode["load"] | opcode["store"]):
-            with m.If((transfer.chunks == 0) | (transfer.chunk_words == 0)):
+            legal_beats = (transfer.word_beats != 0) & (transfer.word_beats <= config.word_beats)
+            with m.If((transfer.chunks == 0) | (transfer.chunk_words == 0) | ~legal_beats):
                 m.d.comb += fault.eq(ErrorCode.ILLEGAL_FIELD)
             with m.If(((transfer.memory_address | transfer.memory_stride) & (config.bus_bytes - 1)) != 0):
                 m.d.comb += fault.eq(ErrorCode.MISALIGNED)

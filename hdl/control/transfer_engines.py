@@ -1,6 +1,6 @@
 """Load and store engines: blocks of L1 words between memory and L1 (paper section 7.1: DMA)."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -28,15 +28,14 @@ class _TransferEngine(wiring.Component):
 
     def _requests(self, m):
         """The operation in registers, and its requests; returns (operation, active)."""
-        config = self.config
-        op = Signal(transfer_layout(config))
+        op = Signal(transfer_layout(self.config))
         active, left, address = Signal(), Signal(16), Signal(32)
         m.d.comb += [
             self.op.ready.eq(~active),
             self.layer.eq(op.layer),
             self.request.valid.eq(left != 0),
             self.request.payload.address.eq(address),
-            self.request.payload.beats.eq(op.chunk_words * config.word_beats),
+            self.request.payload.beats.eq(op.chunk_words * op.word_beats),
         ]
         with m.If(self.request.valid & self.request.ready):
             m.d.sync += [left.eq(left - 1), address.eq(address + op.memory_stride)]
@@ -70,7 +69,8 @@ class _TransferEngine(wiring.Component):
 
 
 class LoadEngine(_TransferEngine):
-    """Memory to L1. One word in ``word_beats`` cycles while beats come and its bank is free.
+    """Memory to L1. One word in ``word_beats`` cycles (of the operation) while beats come and its bank is free; the
+    beats of the word that memory does not have are zero.
 
     Latency: the first request follows the operation by one cycle; a word is written in the cycle of its last beat;
     ``done`` is high in the cycle in which the last word is written, and the next operation is taken two cycles later.
@@ -105,9 +105,13 @@ class LoadEngine(_TransferEngine):
         earlier = [Signal(width, name=f"beat_{i}", reset_less=True) for i in range(config.word_beats - 1)]
         beat = Signal(range(max(2, config.word_beats)))
         complete, moved = Signal(), Signal()
+        parts = [
+            Mux(beat == index, self.beats.payload, Mux(beat > index, register, 0))
+            for index, register in enumerate([*earlier, 0])
+        ]
         m.d.comb += [
-            complete.eq(beat == config.word_beats - 1),
-            self.write_data.eq(Cat(*earlier, self.beats.payload)),
+            complete.eq(beat == op.word_beats - 1),
+            self.write_data.eq(Cat(*parts)),
             self.write_valid.eq(active & self.beats.valid & complete),
             self.beats.ready.eq(active & (~complete | self.write_ready)),
             moved.eq(self.write_valid & self.write_ready),
@@ -125,7 +129,8 @@ class LoadEngine(_TransferEngine):
 
 
 class StoreEngine(_TransferEngine):
-    """L1 to memory. One word in ``word_beats`` cycles while the bus takes beats and its bank is free.
+    """L1 to memory. The first ``word_beats`` beats (of the operation) of a word, one a cycle while the bus takes them
+    and the word's bank is free.
 
     Latency: the first word is read in the cycle after the operation was taken, and its first beat is offered two cycles
     later; ``done`` is high in the cycle in which the bus reports the last chunk written.
@@ -189,7 +194,7 @@ class StoreEngine(_TransferEngine):
             self.beats.valid.eq(words.r_rdy),
             self.beats.payload.eq(words.r_data.word_select(beat, width)),
             sent.eq(self.beats.valid & self.beats.ready),
-            popped.eq(sent & (beat == config.word_beats - 1)),
+            popped.eq(sent & (beat == op.word_beats - 1)),
             words.r_en.eq(popped),
         ]
         with m.If(sent):

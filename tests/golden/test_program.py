@@ -219,6 +219,19 @@ def test_first_layer_reads_patches():
     assert np.array_equal(halves.arrange(x)[:, 3], whole.arrange(x)[42 : 2 * 42, 2])
 
 
+@pytest.mark.parametrize(("rows", "stream_width", "beats"), [(16, 64, [1, 2]), (64, 64, [1, 3]), (64, 256, [1, 1])])
+def test_memory_has_no_beats_for_channels_that_a_single_plane_lacks(rows, stream_width, beats):
+    config = accelerator(rows=rows, stream_width=stream_width)
+    net = GraphBuilder((3, 10, 6))
+    x = net.conv(net.pool("image"), 24)  # what a pool reads lies in memory as it is, not in patches
+    net.pool(x)
+    program = agree(lowered(net.graph(), config), config)
+    found = [program.stored[name].tensor.word_beats(config) for name in ("image", x)]
+    assert found == beats
+    for place in program.stored.values():
+        assert place.size == place.tensor.beats(config) * config.bus_bytes
+
+
 def test_linear_layers_read_images_and_kernels_up_to_any_size_read_the_input():
     net = GraphBuilder((2, 5, 4))
     net.linear(net.conv("image", 20), 11, 400)
@@ -391,13 +404,15 @@ _VECTOR = {
     },
     **{"kernel_rows": 1, "kernel_columns": 1, "ofmap_groups": 1, "last_columns": 16, "ofmap_address": 64},
 }
-_LOAD = {"memory_address": 0, "chunk_words": 4, "chunks": 2, "l1_stride": 4, "memory_stride": 64}
+_LOAD = {"memory_address": 0, "chunk_words": 4, "chunks": 2, "l1_stride": 4, "memory_stride": 64, "word_beats": 1}
 
 
 @pytest.mark.parametrize(
     ("operation", "base", "changes", "code"),
     [
         ("load", _LOAD, {"chunks": 0}, "ILLEGAL_FIELD"),
+        ("load", _LOAD, {"word_beats": 0}, "ILLEGAL_FIELD"),
+        ("store", _LOAD, {"word_beats": 3}, "ILLEGAL_FIELD"),
         ("load", _LOAD, {"memory_address": 4}, "MISALIGNED"),
         ("load", _LOAD, {"memory_stride": 1}, "MISALIGNED"),
         ("load", _LOAD, {"l1_address": 5113}, "OUT_OF_RANGE_L1"),

@@ -188,7 +188,7 @@ def sums(program):
         fields = operation.fields
         if operation.opcode in ("load", "store"):
             words, load = fields["chunks"] * fields["chunk_words"], operation.opcode == "load"
-            found["bus_read_beats" if load else "bus_write_beats"] += words * config.word_beats
+            found["bus_read_beats" if load else "bus_write_beats"] += words * fields["word_beats"]
             found["l1_writes" if load else "l1_reads"] += words
             continue
         pixels = fields["pixels"]

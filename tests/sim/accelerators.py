@@ -16,7 +16,8 @@ from tests.golden.program_networks import random_checkpoint
 _CODEBOOK = {"vector_length": 8, "m": 8, "n": 2, "codewords": 16}
 _SMALL = {"l1_banks": 12, "l1_bank_words": 64, "psum_vectors": 64, "burst_beats": 8, "outstanding": 4}
 
-#: name -> configuration: sparse and dense tiles, one and several CRF ports, one WRF word, words of several vectors.
+#: name -> configuration: sparse and dense tiles, one and several CRF ports and tile columns, one WRF word, buses of 64
+#: to 256 bits, L1 words of several vectors and of several beats.
 CONFIGS = {
     "ews-cms": AcceleratorConfig(array=ArrayConfig(rows=8, columns=8, **_CODEBOOK, gating_counter=True), **_SMALL),
     "ews-cm": AcceleratorConfig(
@@ -27,6 +28,15 @@ CONFIGS = {
     ),
     "ews": AcceleratorConfig(
         array=ArrayConfig(rows=8, columns=8, weights="int8", tile="dense", vector_length=8, stream_width=128),
+        **{**_SMALL, "l1_bank_words": 32},
+    ),
+    "ews-cms-32": AcceleratorConfig(
+        array=ArrayConfig(rows=32, columns=32, **_CODEBOOK, crf_read_ports=2, gating_counter=True), **_SMALL
+    ),
+    "ws-cms-256": AcceleratorConfig(
+        array=ArrayConfig(
+            rows=16, columns=16, **_CODEBOOK, wrf_depth=1, crf_read_ports=2, stream_width=256, gating_counter=True
+        ),
         **{**_SMALL, "l1_bank_words": 32},
     ),
 }

@@ -144,6 +144,7 @@ def index_of(opcode):
         ("load", {"memory_address": 0}, "OUT_OF_RANGE_MEMORY"),
         ("load", {"memory_address": 0xFFFFFFF8}, "OUT_OF_RANGE_MEMORY"),
         ("load", {"chunks": 0}, "ILLEGAL_FIELD"),
+        ("load", {"word_beats": 0}, "ILLEGAL_FIELD"),
         ("load", {"l1_address": 768}, "OUT_OF_RANGE_L1"),
         ("load", {"l1_address": 767, "chunk_words": 2}, "OUT_OF_RANGE_L1"),
         ("store", {"memory_address": 8192}, "OUT_OF_RANGE_MEMORY"),
