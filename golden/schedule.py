@@ -10,6 +10,7 @@ subset are ``tap_rows`` x ``tap_columns`` of the kernel, column by column, so th
 all but its first ``stride`` columns.
 """
 
+import functools
 import itertools
 import math
 from collections import deque
@@ -29,7 +30,10 @@ __all__ = [
     "estimate_cycles",
     "raw_row_words",
 ]
-__all__ += ["raw_row_words", "schedule", "word_load_cycles"]
+__all__ += ["last_entries", "raw_row_words", "repeat_choices", "schedule", "word_load_cycles"]
+
+#: bytes of a partial sum, against one of an activation: weight of the traffic in the choice of repeats.
+_PSUM_BYTES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,17 @@ class Repeats:
     def entries(self):
         """WRF words: A*B*D*P."""
         return self.out_channel_repeat * self.in_channel_repeat * self.tap_repeat * self.passes
+
+    def l1_bytes(self, config, stride):
+        """Bytes of activations and partial sums that pass between L1 and the array in a cycle, on average.
+
+        Parameters
+        ----------
+        config : :class:`~hdl.config.ArrayConfig`. ``stride`` : along an ofmap row.
+        """
+        fresh = min(stride, self.tap_columns) / self.tap_columns
+        sums = _PSUM_BYTES * config.columns / (self.in_channel_repeat * self.tap_repeat * self.passes)
+        return config.rows * fresh / (self.out_channel_repeat * self.passes) + sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,9 +276,9 @@ def schedule(shape, config, repeats=None, *, compressed, codewords=0, raw=False,
     return Schedule(shape, repeats, tuple(subsets))
 
 
-#: bytes of a partial sum, against one of an activation: weight of the traffic in the choice of repeats.
-_PSUM_BYTES = 3
-#: cycles of a subset besides computing and loading: its header, and the hand-over.
+#: costs this close to the least count as equal where that buys a smaller first load.
+_TOLERANCE = 1.01
+#: cycles of a subset's load besides its words: its header, and the hand-over.
 _SUBSET_CYCLES = 4
 
 
@@ -273,6 +288,22 @@ def _inner(shape, config, compressed, diagonal):
     out_groups = range(1 if whole else -(-shape.out_channels // config.columns))
     in_groups = max(len(_input_groups(shape, config, range(g, g + 1))) for g in out_groups)
     return in_groups, *shape.kernel, _passes(config, compressed, diagonal)
+
+
+@functools.lru_cache(maxsize=4096)
+def _inner_entries(sizes, repeats):
+    """WRF words for one group of output channels, of each subset that adds to the same sums."""
+    parts = repeats.in_channel_repeat, repeats.tap_rows, repeats.tap_columns, repeats.passes
+    entries = np.ones(1, int)
+    for total, part in zip(sizes, parts, strict=True):
+        entries = np.outer(entries, [len(block) for block in _divided(total, part)]).ravel()
+    return entries
+
+
+def last_entries(shape, config, repeats, *, compressed, diagonal=False):
+    """WRF words of a layer's last subset."""
+    groups = (-(-shape.out_channels // config.columns) - 1) % repeats.out_channel_repeat + 1
+    return groups * int(_inner_entries(_inner(shape, config, compressed, diagonal), repeats)[-1])
 
 
 def word_load_cycles(shape, config, *, compressed):
@@ -298,20 +329,18 @@ def estimate_cycles(shape, config, repeats, *, compressed, diagonal=False, pixel
     float. :func:`cycles` has the exact number.
     """
     pixels = shape.ofmap_pixels if pixels is None else pixels
-    parts = repeats.in_channel_repeat, repeats.tap_rows, repeats.tap_columns, repeats.passes
-    vectors = np.ones(1, int)
-    for total, part in zip(_inner(shape, config, compressed, diagonal), parts, strict=True):
-        vectors = np.outer(vectors, [len(block) for block in _divided(total, part)]).ravel()
+    inner = _inner_entries(_inner(shape, config, compressed, diagonal), repeats)
     load, found = word_load_cycles(shape, config, compressed=compressed), 0.0
     blocks, rest = divmod(-(-shape.out_channels // config.columns), repeats.out_channel_repeat)
     for count, groups in ((blocks, repeats.out_channel_repeat), (bool(rest), rest)):
-        entries = vectors * groups
-        computes, loads = pixels * entries, load * entries
+        if not count:
+            continue
+        entries = inner * groups
+        loads = load * entries + _SUBSET_CYCLES
         loads[-1] += groups * config.scale_words
-        computes, entries_before = np.roll(computes, 1), np.roll(entries, 1)
-        overlapped = (entries + entries_before <= config.wrf_depth) | (config.wrf_depth == 1)
-        together = np.where(overlapped, np.maximum(computes, loads), computes + loads)
-        found += count * float((together + _SUBSET_CYCLES).sum())
+        before = np.roll(entries, 1)
+        computes, overlapped = pixels * before, (before + entries <= config.wrf_depth) | (config.wrf_depth == 1)
+        found += count * float(np.where(overlapped, np.maximum(computes, loads), computes + loads).sum())
     return found
 
 
@@ -328,6 +357,20 @@ def choose_repeats(shape, config, *, compressed, diagonal=False, psum_vectors=No
     -------
     Repeats, or None when the partial sums of no choice fit ``psum_vectors``.
     """
+    return next(
+        repeat_choices(shape, config, compressed=compressed, diagonal=diagonal, psum_vectors=psum_vectors), None
+    )
+
+
+def repeat_choices(shape, config, *, compressed, diagonal=False, psum_vectors=None):
+    """Choices of A, B, D and P: the one of :func:`choose_repeats`, then the best that load half as many WRF words for
+    their first subset, and so on, as long as they take hardly more cycles: the layer before hides less of a large first
+    load.
+
+    Yields
+    ------
+    Repeats.
+    """
     whole = shape.groups == 1 and shape.sources is None
     out_groups = -(-shape.out_channels // config.columns)
     sizes = _inner(shape, config, compressed, diagonal)
@@ -339,7 +382,7 @@ def choose_repeats(shape, config, *, compressed, diagonal=False, psum_vectors=No
         range(1, kernel_columns + 1),
         [value for value in range(1, passes + 1) if passes % value == 0],
     )
-    best, best_cost = None, None
+    found = []
     for a, *inner in options:
         b, dy, dx, p = inner
         if a * math.prod(inner) > config.wrf_depth or b * dy * dx > config.arf_depth:
@@ -347,12 +390,15 @@ def choose_repeats(shape, config, *, compressed, diagonal=False, psum_vectors=No
         if psum_vectors is not None and tuple(inner) != sizes and shape.ofmap_pixels * a > psum_vectors:
             continue
         repeats = Repeats(out_channel_repeat=a, in_channel_repeat=b, tap_rows=dy, tap_columns=dx, passes=p)
-        fresh = min(shape.stride[1], dx) / dx
-        traffic = config.rows * fresh / (a * p) + _PSUM_BYTES * config.columns / (b * dy * dx * p)
-        cost = estimate_cycles(shape, config, repeats, compressed=compressed, diagonal=diagonal), traffic
-        if best_cost is None or cost < best_cost:
-            best, best_cost = repeats, cost
-    return best
+        cost = estimate_cycles(shape, config, repeats, compressed=compressed, diagonal=diagonal)
+        found.append((cost, repeats.l1_bytes(config, shape.stride[1]), repeats))
+    found.sort(key=lambda choice: choice[:2])
+    most = config.wrf_depth
+    while near := [
+        repeats for cost, _, repeats in found if repeats.entries <= most and cost <= found[0][0] * _TOLERANCE
+    ]:
+        yield near[0]
+        most = near[0].entries // 2
 
 
 def cycles(subsets, config):

@@ -111,11 +111,11 @@ class Chooser:
             for state in states:
                 for after in self._options(number, layer, ways, state):
                     key = frozenset(after.space.places), after.in_memory
-                    if key not in found or after.cost < found[key].cost:
+                    if key not in found or self._rank(number, after) < self._rank(number, found[key]):
                         found[key] = after
             if not found:
                 raise self._no_room(number, layer)
-            states = sorted(found.values(), key=lambda state: state.cost)[:_STATES]
+            states = sorted(found.values(), key=lambda state: self._rank(number, state))[:_STATES]
         return states[0].choices
 
     def must_store(self, name):
@@ -149,6 +149,8 @@ class Chooser:
             for name in (layer.source, layer.residual)
         ]
         ways = [way for way in ways if way.modes[0] in legal[0] and way.modes[1] in legal[1]]
+        following = self.codebooks[number + 1] if number + 1 < len(self.codebooks) else 0
+        ways.sort(key=lambda way: way.cost + self._waits(number, state, way) + max(0, following - way.behind))
         others = sorted(places.keys() - set(layer.reads), key=lambda name: self._next_use(name, number))
         for count in range(len(others) + 1):
             evicted, done = tuple(others[len(others) - count :]), set()
@@ -171,7 +173,7 @@ class Chooser:
         if state.choice is not None:
             before = state.choice.tiling
             cost -= min(tiling.first, before.idle) if self._loads_ahead(number, layer, state, choice) else 0
-            cost += max(0, self.codebooks[number] - before.behind)
+            cost += self._waits(number, state, tiling)
         name, mode = layer.result.name, tiling.modes[2]
         if mode == IN_PLACE:
             places[name] = places[layer.residual]
@@ -186,6 +188,18 @@ class Chooser:
             state,
             self._late(layer, choice),
         )
+
+    def _waits(self, number, state, tiling):
+        """Cycles for which the array waits for codebook and first weights, behind the last ones of the layer before."""
+        before, behind = None if state.choice is None else state.choice.tiling, 0
+        if before and before.last_entries + tiling.first_entries <= self.config.array.wrf_depth:
+            behind = before.behind
+        return max(0, self.codebooks[number] + tiling.ahead - behind)
+
+    def _rank(self, number, after):
+        """Cost of a state, with what the next layer's codebook would wait for."""
+        following = self.codebooks[number + 1] if number + 1 < len(self.codebooks) else 0
+        return after.cost + max(0, following - after.choice.tiling.behind)
 
     def _loads_ahead(self, number, layer, state, choice):
         """True when what the first tile needs can be loaded during the last tile of the layer before."""

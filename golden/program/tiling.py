@@ -10,7 +10,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from golden.schedule import choose_repeats, estimate_cycles, raw_row_words
+from golden.schedule import estimate_cycles, last_entries, raw_row_words, repeat_choices, word_load_cycles
 
 __all__ = ["IN_PLACE", "PRESENT", "TILES", "WHOLE", "Tiling", "ifmap_rows", "tilings"]
 
@@ -31,10 +31,11 @@ class Tiling:
     modes : what becomes of source, residual and result: "present", "whole", "tiles", "in place" (None: no residual).
     buffers : tiles that each tensor in tiles has room for in L1.
     words : L1 words of source, residual and result; 0 for what is present.
-    repeats : of the array; None for a vector operation.
+    repeats : of the array; None for a vector operation. ``first_entries``, ``last_entries`` : WRF words of the first
+        and the last weight subset.
     cost : estimated cycles. ``first`` : of these, those to load what the first tile needs.
     idle : cycles of the last tile in which the bus has nothing to read.
-    behind : cycles of the array behind the load of the last weights.
+    ahead : cycles to load the first weights. ``behind`` : cycles of the array behind the load of the last ones.
     """
 
     rows: int
@@ -43,9 +44,12 @@ class Tiling:
     buffers: int
     words: tuple
     repeats: object
+    first_entries: int
+    last_entries: int
     cost: float
     first: float
     idle: float
+    ahead: float
     behind: float
 
 
@@ -71,8 +75,8 @@ def _words(pixels, config):
 
 @functools.lru_cache(maxsize=4096)
 def _repeats(shape, config, compressed, diagonal):
-    return choose_repeats(
-        shape, config.array, compressed=compressed, diagonal=diagonal, psum_vectors=config.psum_vectors
+    return tuple(
+        repeat_choices(shape, config.array, compressed=compressed, diagonal=diagonal, psum_vectors=config.psum_vectors)
     )
 
 
@@ -113,27 +117,26 @@ class _Cost:
             return [(size, None) for size in sizes]
         shape = dataclasses.replace(layer.shape, name="", pixels=(rows, layer.result.columns))
         if layer.channelwise or layer.shape.sources is not None:
-            repeats = _repeats(shape, self.config, layer.compressed, layer.diagonal)
-            return [(size, repeats) for size in sizes if repeats is not None]
+            return list(itertools.product(sizes, _repeats(shape, self.config, layer.compressed, layer.diagonal)))
         if rows != layer.result.rows:
             sizes = [*sizes[:: max(1, len(sizes) // 3)], 1]
         found = {}
         for size in sizes:
             channels = min(size * self.config.vector_bytes, layer.shape.out_channels)
             block = dataclasses.replace(shape, out_channels=channels) if shape.groups == 1 else shape
-            repeats = _repeats(block, self.config, layer.compressed, layer.diagonal)
-            if repeats is not None:
-                size = min(-(-size // repeats.out_channel_repeat) * repeats.out_channel_repeat, self.groups)
-                found.setdefault(size, repeats)
-        return list(found.items())
+            for repeats in _repeats(block, self.config, layer.compressed, layer.diagonal):
+                whole = min(-(-size // repeats.out_channel_repeat) * repeats.out_channel_repeat, self.groups)
+                found.setdefault((whole, repeats.entries), repeats)
+        return [(size, repeats) for (size, _), repeats in found.items()]
 
     def compute(self, rows, repeats):
-        """(cycles of the array, words of the weight stream), all tiles, where strips have ``rows``."""
+        """(cycles of the array, words of the weight stream, vectors between L1 and array), all tiles, where strips have
+        ``rows``."""
         layer = self.layer
         heights = [rows] * (layer.result.rows // rows) + [layer.result.rows % rows] * (layer.result.rows % rows > 0)
         pixels = [height * layer.result.columns for height in heights]
         if not layer.conv:
-            return sum(pixels) * self.groups * math.prod(layer.kernel), 0
+            return sum(pixels) * self.groups * math.prod(layer.kernel), 0, 0
         cycles = sum(
             estimate_cycles(
                 layer.shape,
@@ -145,7 +148,8 @@ class _Cost:
             )
             for count in pixels
         )
-        return cycles, self.words * len(pixels)
+        vectors = cycles * repeats.l1_bytes(self.config.array, layer.stride[1]) / self.config.vector_bytes
+        return cycles, self.words * len(pixels), vectors
 
 
 def tilings(layer, source, residual, modes, config, *, stored, room=math.inf):
@@ -173,7 +177,12 @@ def tilings(layer, source, residual, modes, config, *, stored, room=math.inf):
         needed = max(ifmap_rows(layer, strip, source)[1] for strip in strips) * source.columns
         for size, repeats in cost.blocks(rows):
             work = cost.compute(rows, repeats)
-            behind = len(strips[-1]) * result.columns * repeats.entries if repeats else math.inf
+            first_entries, last, weights_ahead, behind = 0, 0, 0, math.inf
+            if repeats:
+                kind = {"compressed": layer.compressed, "diagonal": layer.diagonal}
+                first_entries, last = repeats.entries, last_entries(layer.shape, config.array, repeats, **kind)
+                weights_ahead = first_entries * word_load_cycles(layer.shape, config.array, compressed=layer.compressed)
+                behind = len(strips[-1]) * result.columns * last
             tile = (
                 (size if layer.channelwise else source.groups(config)) * _words(needed, config)
                 + -(-layer.offset[1] // config.word_vectors),
@@ -204,9 +213,12 @@ def tilings(layer, source, residual, modes, config, *, stored, room=math.inf):
                         buffers=buffers,
                         words=tuple(words),
                         repeats=repeats,
+                        first_entries=first_entries,
+                        last_entries=last,
                         cost=_total(work, (loads, moved[2], kept), sum(ahead), buffers, count),
                         first=sum(ahead),
                         idle=max(0, work[0] - work[1]) / count,
+                        ahead=weights_ahead,
                         behind=behind,
                     )
                 )
@@ -218,14 +230,14 @@ def _total(work, traffic, first, buffers, tiles):
 
     Parameters
     ----------
-    work : (cycles of the array, words of the weight stream). ``traffic`` : beats of loads, and of stores by tile and of
+    work : as :meth:`_Cost.compute` has it. ``traffic`` : beats of loads, and of stores by tile and of
         the whole result. ``first`` : of the loads, those before the first tile.
     buffers, tiles : two buffers let the tiles' transfers run beside the array.
     """
-    (cycles, weights), (loads, stores, stored) = work, traffic
+    (cycles, weights, vectors), (loads, stores, stored) = work, traffic
     if buffers == 2:
         last = cycles / tiles
         time = max(first + cycles + stores / tiles, weights + loads + last, first + last + stores)
     else:
         time = max(first + cycles, weights + first) + loads - first + stores
-    return time + stored + tiles * _DESCRIPTOR_CYCLES + (weights + loads + stores) / 64
+    return time + stored + tiles * _DESCRIPTOR_CYCLES + (weights + loads + stores + vectors) / 64
