@@ -30,7 +30,7 @@ __all__ = [
     "estimate_cycles",
     "raw_row_words",
 ]
-__all__ += ["last_entries", "raw_row_words", "repeat_choices", "schedule", "word_load_cycles"]
+__all__ += ["end_entries", "raw_row_words", "repeat_choices", "schedule", "word_load_cycles"]
 
 #: bytes of a partial sum, against one of an activation: weight of the traffic in the choice of repeats.
 _PSUM_BYTES = 3
@@ -184,9 +184,18 @@ def _divided(total, size):
     return [range(start, min(start + size, total)) for start in range(0, total, size)]
 
 
+def _divided_rest_first(total, size):
+    """The same with the smaller range in front: then the first weights of a layer load soon, and the computing of its
+    last ones hides much of what the next layer loads."""
+    rest = total % size
+    return [range(rest)] * (rest > 0) + [range(start, start + size) for start in range(rest, total, size)]
+
+
 def _tap_subsets(kernel, repeats):
     """Taps of each subset: blocks of the kernel, column by column inside a block."""
-    rows, columns = _divided(kernel[0], repeats.tap_rows), _divided(kernel[1], repeats.tap_columns)
+    rows, columns = (
+        _divided_rest_first(*sizes) for sizes in zip(kernel, (repeats.tap_rows, repeats.tap_columns), strict=True)
+    )
     return [[(ky, kx) for kx in block_columns for ky in block_rows] for block_rows in rows for block_columns in columns]
 
 
@@ -246,7 +255,7 @@ def schedule(shape, config, repeats=None, *, compressed, codewords=0, raw=False,
         inputs = _input_groups(shape, config, out_groups)
         blocks = [
             range(inputs.start + b.start, inputs.start + b.stop)
-            for b in _divided(len(inputs), repeats.in_channel_repeat)
+            for b in _divided_rest_first(len(inputs), repeats.in_channel_repeat)
         ]
         inner = list(itertools.product(blocks, taps_of_subsets, pass_subsets))
         for position, (in_groups, taps, dense_passes) in enumerate(inner):
@@ -296,14 +305,15 @@ def _inner_entries(sizes, repeats):
     parts = repeats.in_channel_repeat, repeats.tap_rows, repeats.tap_columns, repeats.passes
     entries = np.ones(1, int)
     for total, part in zip(sizes, parts, strict=True):
-        entries = np.outer(entries, [len(block) for block in _divided(total, part)]).ravel()
+        entries = np.outer(entries, [len(block) for block in _divided_rest_first(total, part)]).ravel()
     return entries
 
 
-def last_entries(shape, config, repeats, *, compressed, diagonal=False):
-    """WRF words of a layer's last subset."""
-    groups = (-(-shape.out_channels // config.columns) - 1) % repeats.out_channel_repeat + 1
-    return groups * int(_inner_entries(_inner(shape, config, compressed, diagonal), repeats)[-1])
+def end_entries(shape, config, repeats, *, compressed, diagonal=False):
+    """WRF words of a layer's first and of its last subset."""
+    inner = _inner_entries(_inner(shape, config, compressed, diagonal), repeats)
+    last = (-(-shape.out_channels // config.columns) - 1) % repeats.out_channel_repeat + 1
+    return repeats.out_channel_repeat * int(inner[0]), last * int(inner[-1])
 
 
 def word_load_cycles(shape, config, *, compressed):

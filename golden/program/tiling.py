@@ -10,7 +10,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from golden.schedule import estimate_cycles, last_entries, raw_row_words, repeat_choices, word_load_cycles
+from golden.schedule import end_entries, estimate_cycles, raw_row_words, repeat_choices, word_load_cycles
 
 __all__ = ["IN_PLACE", "PRESENT", "TILES", "WHOLE", "Tiling", "ifmap_rows", "tilings"]
 
@@ -180,7 +180,7 @@ def tilings(layer, source, residual, modes, config, *, stored, room=math.inf):
             first_entries, last, weights_ahead, behind = 0, 0, 0, math.inf
             if repeats:
                 kind = {"compressed": layer.compressed, "diagonal": layer.diagonal}
-                first_entries, last = repeats.entries, last_entries(layer.shape, config.array, repeats, **kind)
+                first_entries, last = end_entries(layer.shape, config.array, repeats, **kind)
                 weights_ahead = first_entries * word_load_cycles(layer.shape, config.array, compressed=layer.compressed)
                 behind = len(strips[-1]) * result.columns * last
             tile = (
