@@ -63,8 +63,9 @@ class UnsupportedLayerError(MvqError):
     """A module or function that the front end cannot translate; names it, where it is, and what is supported."""
 
     def __init__(self, what, where, reason=None):
+        self.what, self.where, self.because = what, where, f": {reason}" if reason else ""
         place = f" at {where!r}" if where else ""
-        super().__init__(f"{what}{place} is not supported{f': {reason}' if reason else ''}; supported are {SUPPORTED}")
+        super().__init__(f"{what}{place} is not supported{self.because}; supported are {SUPPORTED}")
 
 
 @dataclass(frozen=True, eq=False)
