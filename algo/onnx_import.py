@@ -101,9 +101,12 @@ class _Import:
         source = node.input[at] if at < len(node.input) and "::" not in node.input[at] else ""
         stem, dot, what = source.rpartition(".")
         wanted = stem if dot and what == "weight" else node.name or node.output[0]
-        parts = [re.sub(r"\W", "_", part) for part in re.split(r"[./]", wanted) if part]
-        if len(parts) > 1 and parts[-1] == node.op_type:  # torch calls the nodes of conv1 "/conv1/Conv"
-            parts.pop()
+        scopes = [scope for scope in wanted.split("/") if scope]
+        if len(scopes) > 1 and scopes[-1] == node.op_type:  # torch calls the node of conv1 "/conv1/Conv",
+            scopes.pop()
+        inner = [*scopes[1:], ""]  # and that of layer1.0.conv1 "/layer1/layer1.0/conv1/Conv"
+        scopes = [scope for scope, below in zip(scopes, inner, strict=True) if not below.startswith(f"{scope}.")]
+        parts = [re.sub(r"\W", "_", part) for part in ".".join(scopes).split(".") if part]
         path = ".".join(f"{part}_" if hasattr(nn.Module, part) else part for part in parts)
         taken, number = {name for name, _ in self.root.named_modules()}, 1
         free = path

@@ -46,15 +46,15 @@ def compression_table(rows, total=None):
 def plan_table(plan):
     """What ``mvq compress --dry-run`` would do; ``plan`` : :class:`mvq.compress.Plan`."""
     table = Table(title="What would become of each layer", show_edge=False)
-    for heading in ("layer", "becomes", "why", "shape", "weights", "vectors", "codewords", "bits", "codebook bits"):
-        table.add_column(heading, justify="left" if heading in ("layer", "becomes", "why") else "right")
+    for heading in ("layer", "becomes", "shape", "weights", "vectors", "codewords", "bits", "codebook bits"):
+        left = heading in ("layer", "becomes")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
     colours = {"compressed": "green", "dense": "default", "unsupported": "red"}
     for layer in plan.layers:
         numbers = (layer.weights, layer.vectors, layer.codewords, layer.bits, layer.codebook_bits)
         table.add_row(
             escape(layer.name),
-            f"[{colours[layer.fate]}]{layer.fate}[/]",
-            escape(layer.reason),
+            f"[{colours[layer.fate]}]{layer.fate}[/]" + (f": {escape(layer.reason)}" if layer.reason else ""),
             _by(layer.shape),
             *(f"{number:,}" if number else "" for number in numbers),
         )
@@ -62,7 +62,7 @@ def plan_table(plan):
     codebooks = plan.shared_bits + sum(layer.codebook_bits for layer in plan.layers)
     vectors = sum(layer.vectors for layer in plan.layers)
     table.add_row(
-        "all", "", "", "", f"{plan.weights:,}", f"{vectors:,}", "", f"{plan.bits - codebooks:,}", f"{codebooks:,}"
+        "all", "", "", f"{plan.weights:,}", f"{vectors:,}", "", f"{plan.bits - codebooks:,}", f"{codebooks:,}"
     )
     table.caption = (
         f"{plan.formula_ratio:.1f}x by the paper's eq. 7 for what is compressed, {plan.ratio:.1f}x for all weights"

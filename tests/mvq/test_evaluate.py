@@ -25,6 +25,7 @@ def files(tmp_path_factory):
     """Folder with a trained network's weights, its checkpoint, and held-out digits."""
     folder = tmp_path_factory.mktemp("evaluate")
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # small networks: a second thread only waits, above all on a busy machine
     train_x, train_y, test_x, test_y = zoo.digits()
     module = zoo.train(zoo.DigitsNet(), train_x, train_y, epochs=4)
     network = compress(module, (1, 8, 8), CompressSettings(codewords=64))
