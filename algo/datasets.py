@@ -70,10 +70,8 @@ class Dataset:
         """
         found, wanted = tuple(self.images.shape[1:]), tuple(input_shape)
         if found != wanted:
-            raise MvqError(
-                f"{self.source}: its images are {_by(found)}, but the network takes {_by(wanted)}; "
-                f"give --size {wanted[-1]} for pictures of another size"
-            )
+            hint = f"; give --size {wanted[-1]} for pictures of another size" if found[0] == wanted[0] else ""
+            raise MvqError(f"{self.source}: its images are {_by(found)}, but the network takes {_by(wanted)}{hint}")
         if classes is None:
             return
         if self.labels is None:

@@ -26,6 +26,9 @@ __all__ = ["load_onnx"]
 
 LEAST_OPSET = 13
 
+#: whose attributes no submodule can be called.
+_EMPTY = nn.Module()
+
 SUPPORTED = (
     "Conv, BatchNormalization, Relu, Clip from 0 (to 6), Add, MaxPool, AveragePool, GlobalAveragePool, ReduceMean "
     "over rows and columns, Gemm, MatMul, Flatten, Reshape and Squeeze to two dimensions, Pad, Slice, Identity, "
@@ -107,7 +110,7 @@ class _Import:
         inner = [*scopes[1:], ""]  # and that of layer1.0.conv1 "/layer1/layer1.0/conv1/Conv"
         scopes = [scope for scope, below in zip(scopes, inner, strict=True) if not below.startswith(f"{scope}.")]
         parts = [re.sub(r"\W", "_", part) for part in ".".join(scopes).split(".") if part]
-        path = ".".join(f"{part}_" if hasattr(nn.Module, part) else part for part in parts)
+        path = ".".join(f"{part}_" if hasattr(_EMPTY, part) else part for part in parts)
         taken, number = {name for name, _ in self.root.named_modules()}, 1
         free = path
         while free in taken:

@@ -192,7 +192,7 @@ def _with_progress(title, stages, work):
         return work(lambda stage, done, total: bars.update(tasks[stage], completed=done, total=total))
 
 
-_SPEC = "package.module:callable of your own file, such as [bold]mynet:Net[/], an .onnx file, or a checkpoint."
+_SPEC = "package.module:callable of your own file, such as [bold]mynet:Net[/], or an .onnx file."
 _DATA = "Images: .npz, CIFAR-10, a folder of pictures, or ImageNet; see docs/compress.md."
 
 

@@ -8,6 +8,7 @@ from algo.calibration import calibrate
 from algo.compress import choose_layers, compress
 from algo.frontend import survey
 from algo.grouping import group_shape
+from algo.network import CompressedNetwork
 from golden.checkpoint import CODEWORD_BITS, FLOAT_BITS, Checkpoint
 from golden.masks import mask_code_width
 from hdl.config import MvqError
@@ -119,8 +120,10 @@ def make_plan(module, input_shape, settings):
 
     Raises
     ------
-    MvqError : the network cannot be traced, or nothing is left to compress.
+    MvqError : the network cannot be traced, is compressed already, or nothing is left to compress.
     """
+    if isinstance(module, CompressedNetwork):
+        raise MvqError("the network is compressed already; give the one that it came from")
     found, d = survey(module, input_shape), settings.vector_length
     if not found.layers and found.refused:
         raise found.refused[0]

@@ -152,7 +152,7 @@ def test_operations(tmp_path, nodes, constants):
 
 
 def test_layers_are_called_as_in_torch(tmp_path):
-    weights = {"block.0.conv.weight": normal(4, 4, 3, 3), "onnx::Conv_7": W, "type.weight": normal(3, 8)}
+    weights = {"block.0.conv.weight": normal(4, 4, 3, 3), "onnx::Conv_7": W, "training.weight": normal(3, 8)}
     nodes = [
         node("Conv", "x", "block.0.conv.weight", output="a", name="/other"),
         node("Conv", "a", "onnx::Conv_7", output="b", name="/head/head.1/conv/Conv"),
@@ -160,10 +160,10 @@ def test_layers_are_called_as_in_torch(tmp_path):
         node("Add", "b", "c", output="d"),
         node("GlobalAveragePool", "d", output="e"),
         node("Flatten", "e", output="f"),
-        node("Gemm", "f", "type.weight", transB=1),
+        node("Gemm", "f", "training.weight", transB=1),
     ]
     path = write(tmp_path / "m.onnx", nodes, weights)
-    assert agrees(path) == ["block.0.conv", "head.1.conv", "head.1.conv_2", "type_"]
+    assert agrees(path) == ["block.0.conv", "head.1.conv", "head.1.conv_2", "training_"]
 
 
 def export(module, shape, path, **options):

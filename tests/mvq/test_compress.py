@@ -187,6 +187,13 @@ def test_options_that_cannot_be(here, options, message):
     assert not (here / "net").exists()
 
 
+def test_a_checkpoint_is_not_compressed_again(here):
+    assert invoke(*DIGITS, "--out", "net").exit_code == 0
+    found = invoke("net", "--out", "again")
+    assert isinstance(found.exception, MvqError)
+    assert "is compressed already" in str(found.exception)
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "tensors.safetensors"])
 def test_a_full_disk_leaves_nothing_half_written(here, monkeypatch, name):
     write = Path.write_bytes
