@@ -91,7 +91,7 @@ class Plan:
         return {"layers": [asdict(layer) for layer in self.layers], "total": total}
 
 
-def _why_dense(node, layers, settings):
+def _why_dense(node, settings):
     """The rule of :func:`algo.compress.choose_layers` that keeps ``node`` dense."""
     if node.name in settings.dense:
         return "named in --dense"
@@ -135,7 +135,7 @@ def make_plan(module, input_shape, settings):
         name, shape = node.name, tuple(node.weight_shape)
         weights = math.prod(shape)
         if name not in chosen:
-            reason = _why_dense(node, found.layers, settings)
+            reason = _why_dense(node, settings)
             layers.append(PlannedLayer(name, "dense", reason, shape, weights, bits=8 * weights))
             continue
         vectors = counts[name]
