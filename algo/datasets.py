@@ -29,6 +29,7 @@ _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
 #: part of the picture's short side that the usual ImageNet evaluation looks at: 224 of 256 pixels.
 _IMAGENET_CROP = 0.875
 _IMAGENET_SIZE = 224
+_IMAGENET_FOLDERS = {"train": "train", "test": "val"}
 
 #: a CIFAR-10 picture: colour planes of 32 x 32; in a binary file behind one byte of label.
 _CIFAR_SHAPE = (3, 32, 32)
@@ -390,39 +391,55 @@ def load_dataset(
     progress = progress or (lambda *_: None)
     if not path.exists():
         raise MvqError(f"{path}: there is no such file or folder of images")
-    if path.is_file():
-        return _in_memory(path, *_load_npz(path), None, mean, std, size, _short_side(size, resize), count)
+    found = _find_arrays(path, split, progress)
+    if found:
+        return _in_memory(*found, mean, std, size, _short_side(size, resize), count)
+    source, files, labels, classes = _find_files(path, split)
+    if source != path:  # ImageNet's train or val
+        size = size or _IMAGENET_SIZE
+        resize = resize or round(size / _IMAGENET_CROP)
+    if not files:
+        raise MvqError(f"{path}: holds no images; it must be {_KINDS}")
+    chosen = range(len(files))[:count] if classes is None else _spread(len(files), count)
+    files = [files[number] for number in chosen]
+    labels = None if labels is None else [labels[number] for number in chosen]
+    return _in_files(source, files, labels, classes, mean, std, size, _short_side(size, resize), channels)
 
+
+def _find_arrays(path, split, progress):
+    """(source, x, y or None, classes or None) of a set that fits into memory; None where ``path`` is no such set."""
+    if path.is_file():
+        return path, *_load_npz(path), None
     for folder in (path, path / "package", path / "cifar-10-batches-bin"):  # as the archives unpack
         for ending, load in ((".bin", _load_binary), (".png", _load_png_batches)):
             if (folder / f"test_batch{ending}").is_file() or (folder / f"data_batch_1{ending}").is_file():
-                arrays = load(folder, split, progress)
-                short = _short_side(size, resize)
-                return _in_memory(folder, *arrays, list(CIFAR10_CLASSES), mean, std, size, short, count)
-    if (path / f"{split}.npz").is_file():
-        file = path / f"{split}.npz"
-        return _in_memory(file, *_load_npz(file), None, mean, std, size, _short_side(size, resize), count)
+                return folder, *load(folder, split, progress), list(CIFAR10_CLASSES)
+    arrays = {name: path / f"{name}.npz" for name in SPLITS if (path / f"{name}.npz").is_file()}
+    if not arrays:
+        return None
+    file = _of_split(path, arrays, split)
+    return file, *_load_npz(file), None
 
-    imagenet = path / ("val" if split == "test" else "train")
+
+def _find_files(path, split):
+    """(folder, files, labels or None, classes or None)."""
     if (path / "images.csv").is_file():
-        files, labels = _from_table(path)
-        classes, chosen = None, range(len(files))[:count]
-    elif imagenet.is_dir():
-        path, size = imagenet, size or _IMAGENET_SIZE
-        resize = resize or round(size / _IMAGENET_CROP)
-        files, labels, classes = _from_classes(_class_folders(imagenet))
-        chosen = _spread(len(files), count)
-    elif folders := _class_folders(path):
-        files, labels, classes = _from_classes(folders)
-        chosen = _spread(len(files), count)
-    else:
-        files, labels, classes = _pictures_in(path), None, None
-        chosen = range(len(files))[:count]
-    if not files:
-        raise MvqError(f"{path}: holds no images; it must be {_KINDS}")
-    files = [files[number] for number in chosen]
-    labels = None if labels is None else [labels[number] for number in chosen]
-    return _in_files(path, files, labels, classes, mean, std, size, _short_side(size, resize), channels)
+        return path, *_from_table(path), None
+    halves = {name: path / folder for name, folder in _IMAGENET_FOLDERS.items()}
+    halves = {name: folder for name, folder in halves.items() if folder.is_dir() and _class_folders(folder)}
+    if halves:
+        folder = _of_split(path, halves, split)
+        return folder, *_from_classes(_class_folders(folder))
+    folders = _class_folders(path)
+    return (path, *_from_classes(folders)) if folders else (path, _pictures_in(path), None, None)
+
+
+def _of_split(path, found, split):
+    """What of ``found`` (split -> file or folder) belongs to ``split``."""
+    if split not in found:
+        (only,) = found
+        raise MvqError(f"split = {split!r}: {path} has only {found[only].name}; the nearest legal value is {only!r}")
+    return found[split]
 
 
 def _short_side(size, resize):

@@ -73,6 +73,7 @@ def test_npz_of_pixels_and_of_numbers(tmp_path):
     np.savez(tmp_path / "test.npz", x=x, y=np.uint8([7, 8, 9]))
     agrees(load_dataset(tmp_path / "test.npz", mean=MEAN, std=STD), x, [7, 8, 9])
     agrees(load_dataset(tmp_path, mean=MEAN, std=STD, count=2), x[:2], [7, 8])
+    fails(r"split = 'train': .* has only test\.npz; the nearest legal value is 'test'", tmp_path, split="train")
     real = np.random.default_rng(0).normal(size=(2, 6, 4, 4))
     np.savez(tmp_path / "real.npz", x=real)
     dataset = load_dataset(tmp_path / "real.npz")
@@ -139,6 +140,9 @@ def test_imagenet_crops_the_middle(tmp_path):
     for split, wnid in (("train", "n01440764"), ("val", "n01440764"), ("val", "n01443537")):
         (tmp_path / split / wnid).mkdir(parents=True)
         Image.fromarray(wide).save(tmp_path / split / wnid / "x.JPEG", quality=100)
+    (tmp_path / "train" / "n01440764").rename(tmp_path / "away")
+    fails("split = 'train': .* has only val; the nearest legal value is 'test'", tmp_path, split="train")
+    (tmp_path / "away").rename(tmp_path / "train" / "n01440764")
     dataset = load_dataset(tmp_path, size=28)  # short side to 32, then the middle 28
     assert dataset.images.shape == (2, 3, 28, 28)
     assert float(dataset.images[0].min()) > 0.95
