@@ -9,32 +9,63 @@ it.
 
 import math
 import operator
+import traceback
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.fx
 from torch import nn
 
-from golden.graph import Graph, GraphError, Node
+from golden.graph import WEIGHTED, Graph, GraphError, Node
 from hdl.config import MvqError
 
-__all__ = ["BatchNorm", "FloatLayer", "UnsupportedLayerError", "trace"]
+__all__ = ["BatchNorm", "FloatLayer", "Survey", "UnsupportedLayerError", "survey", "trace", "user_line"]
 
 SUPPORTED = (
     "Conv2d without dilation, BatchNorm2d right after a Conv2d, ReLU, ReLU6, addition of two equal shapes, MaxPool2d, "
     "AvgPool2d, AdaptiveAvgPool2d, mean over (2, 3), Linear, flatten, zero padding, slices, Dropout and Identity"
 )
 
+#: why a network cannot be traced whose forward looks at numbers.
+_DECIDES = "it uses a tensor's values as plain numbers, which differ from image to image; only its shapes are fixed"
+
+#: what may be a plain number while tracing, because it is the same for every image.
+_OF_SHAPES = (
+    "getattr",
+    "size",
+    "dim",
+    "ndimension",
+    "numel",
+    "nelement",
+    "stride",
+    "is_contiguous",
+    "is_floating_point",
+)
+
 #: images in the traced batch: two, so that a reshape that mixes images is seen.
 _BATCH = 2
+
+
+#: code that is not the user's.
+_NOT_THEIRS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+
+
+def user_line(error):
+    """``file:line`` of the user's code that ``error`` comes from; None where it passed through none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
+    return f"{theirs[-1].filename}:{theirs[-1].lineno}" if theirs else None
 
 
 class UnsupportedLayerError(MvqError):
     """A module or function that the front end cannot translate; names it, where it is, and what is supported."""
 
     def __init__(self, what, where, reason=None):
+        self.what, self.where, self.because = what, where, f": {reason}" if reason else ""
         place = f" at {where!r}" if where else ""
-        super().__init__(f"{what}{place} is not supported{f': {reason}' if reason else ''}; supported are {SUPPORTED}")
+        super().__init__(f"{what}{place} is not supported{self.because}; supported are {SUPPORTED}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +103,20 @@ class FloatLayer:
     bn: BatchNorm | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What is in a network, whether or not all of it is supported.
+
+    Parameters
+    ----------
+    layers : the conv and linear nodes, in order.
+    refused : :class:`UnsupportedLayerError` for each part that is not supported.
+    """
+
+    layers: list[Node]
+    refused: list[UnsupportedLayerError]
+
+
 class _ShapedProxy(torch.fx.Proxy):
     """A proxy that knows its tensor's shape."""
 
@@ -82,6 +127,11 @@ class _ShapedProxy(torch.fx.Proxy):
 
     def __len__(self):
         return len(self.node.meta["value"])
+
+    def __int__(self):
+        raise torch.fx.proxy.TraceError(_DECIDES)
+
+    __float__ = __int__
 
 
 class _Tracer(torch.fx.Tracer):
@@ -97,6 +147,9 @@ class _Tracer(torch.fx.Tracer):
     def call_module(self, m, forward, args, kwargs):
         return forward(*args, **kwargs) if self._executing else super().call_module(m, forward, args, kwargs)
 
+    def to_bool(self, obj):
+        raise torch.fx.proxy.TraceError(_DECIDES)
+
     def proxy(self, node):
         return _ShapedProxy(node, self)
 
@@ -109,6 +162,8 @@ class _Tracer(torch.fx.Tracer):
             value = self._evaluate(proxy.node)
         finally:
             self._executing = False
+        if isinstance(value, (bool, int, float, list, np.ndarray)) and _kind(proxy.node, None) not in _OF_SHAPES:
+            raise torch.fx.proxy.TraceError(_DECIDES)
         if not isinstance(value, torch.Tensor):
             return value
         proxy.node.meta["value"] = value
@@ -147,8 +202,8 @@ def _kind(node, module):
 class _Builder:
     """Translate fx nodes into graph nodes one by one; :meth:`finish` fuses them."""
 
-    def __init__(self, module):
-        self.module = module
+    def __init__(self, module, input_shape):
+        self.module, self.input_shape = module, input_shape
         self.nodes = {}  # name -> Node
         self.layers = {}  # name -> FloatLayer
         self.names = {}  # fx node -> name of the graph node with its value
@@ -451,23 +506,46 @@ class _Builder:
             self.refuse(node, f"shapes {self.shape(both[0])[1:]} and {self.shape(both[1])[1:]} differ")
         self.emit(node, "add", both, activation="none")
 
-    def translate(self, fx_graph, input_shape):
+    def translate_node(self, node):
+        if node.op == "placeholder":
+            if not self.nodes:
+                self.emit(node, "input", [], name="input", shape=list(self.input_shape))
+        elif node.op == "output":
+            output = node.args[0]
+            if not isinstance(output, torch.fx.Node) or output not in self.names:
+                raise UnsupportedLayerError(
+                    "a network with several outputs", None, "its forward must return one tensor"
+                )
+        elif "value" in node.meta and node.op == "call_module":
+            self.call_module(node)
+        elif "value" in node.meta and node.op != "get_attr":
+            self.call(node)
+
+    def translate(self, fx_graph):
+        """(Graph, name -> FloatLayer)."""
         for node in fx_graph.nodes:
-            if node.op == "placeholder":
-                if not self.nodes:
-                    self.emit(node, "input", [], name="input", shape=list(input_shape))
-            elif node.op == "output":
-                output = node.args[0]
-                if not isinstance(output, torch.fx.Node) or output not in self.names:
-                    raise UnsupportedLayerError(
-                        "a network with several outputs", None, "its forward must return one tensor"
-                    )
-                return self.finish(self.names[output])
-            elif "value" in node.meta and node.op == "call_module":
-                self.call_module(node)
-            elif "value" in node.meta and node.op != "get_attr":
-                self.call(node)
-        raise UnsupportedLayerError("a network without output", None)
+            self.translate_node(node)
+        return self.finish(self.names[fx_graph.output_node().args[0]])
+
+    def survey(self, fx_graph):
+        """Translate as far as it goes: what is refused hands on its first input."""
+        refused, gaps = [], set()
+        for node in fx_graph.nodes:
+            try:
+                self.translate_node(node)
+            except UnsupportedLayerError as error:
+                refused.append(error)
+                gaps.add(node)
+                source = next((item for item in node.all_input_nodes if item in self.names), None)
+                self.names[node] = self.names.get(source, "input")
+        for name, (norm, fx_node) in self.norms.items():
+            if fx_node.args[0] in gaps:  # what it follows is not known
+                continue
+            try:
+                self.fuse_norm(name, norm, fx_node, None)
+            except UnsupportedLayerError as error:
+                refused.append(error)
+        return Survey([node for node in self.nodes.values() if node.op in WEIGHTED], refused)
 
     # ---- fusion ----------------------------------------------------------------------------------------------------
 
@@ -526,6 +604,36 @@ class _Builder:
         return self.substitute(node.name, node.inputs[0], output)
 
 
+def _record(module, input_shape, build):
+    """Trace ``module`` in evaluation mode, and give ``build(builder, fx graph)``; ``module`` is left as it was."""
+    shape = tuple(int(size) for size in input_shape)
+    if len(shape) != 3 or min(shape) < 1:
+        raise MvqError(f"input_shape = {tuple(input_shape)}: must be (channels, rows, columns)")
+    if type(module).__module__.startswith("torch.nn.modules") and not isinstance(
+        module, (nn.Sequential, nn.ModuleList)
+    ):
+        module = nn.Sequential(module)
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        parameter = next(module.parameters(), torch.zeros(()))
+        x = torch.zeros(_BATCH, *shape, dtype=parameter.dtype, device=parameter.device)
+        with torch.no_grad():
+            return build(_Builder(module, shape), _Tracer(module, x).trace(module))
+    except MvqError:
+        raise
+    except Exception as error:  # of any kind: it runs the user's code
+        reason, place = " ".join(str(error).split()), user_line(error)
+        raise UnsupportedLayerError(
+            type(module).__name__,
+            None,
+            f"it could not be traced with an input {shape}: {f'{place}: ' if place else ''}{reason}",
+        ) from error
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
 def trace(module, input_shape):
     """Translate a network.
 
@@ -541,38 +649,26 @@ def trace(module, input_shape):
 
     Raises
     ------
-    UnsupportedLayerError : names the module or function, its path, and what is supported.
+    UnsupportedLayerError : names the module or function, its path, and what is supported; or the file and line of the
+        forward that cannot be traced.
     MvqError : a weight is NaN or infinite, or the input does not fit the network.
     """
-    shape = tuple(int(size) for size in input_shape)
-    if len(shape) != 3 or min(shape) < 1:
-        raise MvqError(f"input_shape = {tuple(input_shape)}: must be (channels, rows, columns)")
-    if type(module).__module__.startswith("torch.nn.modules") and not isinstance(
-        module, (nn.Sequential, nn.ModuleList)
-    ):
-        module = nn.Sequential(module)
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        parameter = next(module.parameters(), torch.zeros(()))
-        x = torch.zeros(_BATCH, *shape, dtype=parameter.dtype, device=parameter.device)
-        with torch.no_grad():
-            fx_graph = _Tracer(module, x).trace(module)
-            return _Builder(module).translate(fx_graph, shape)
-    except MvqError:
-        raise
-    except (
-        torch.fx.proxy.TraceError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        NotImplementedError,
-    ) as error:
-        text = " ".join(str(error).split())
-        raise UnsupportedLayerError(
-            type(module).__name__, None, f"it could not be traced with an input {shape} ({text})"
-        ) from error
-    finally:
-        for part, training in modes.items():
-            part.training = training
+    return _record(module, input_shape, _Builder.translate)
+
+
+def survey(module, input_shape):
+    """List the layers of a network and everything in it that is not supported, not only the first.
+
+    Parameters
+    ----------
+    module, input_shape : as for :func:`trace`.
+
+    Returns
+    -------
+    Survey
+
+    Raises
+    ------
+    UnsupportedLayerError : the network cannot be traced at all. MvqError : as for :func:`trace`.
+    """
+    return _record(module, input_shape, _Builder.survey)

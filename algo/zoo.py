@@ -1,17 +1,32 @@
-"""Networks to try the project on: a small one for scikit-learn's digits, and two real ones whose weights are public."""
+"""Networks to try the project on: a small one for scikit-learn's digits, and real ones whose weights are public."""
 
 import importlib.util
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from algo.keras_weights import EPSILON as KERAS_EPSILON
+from algo.sources import load_weights
 from hdl.config import MvqError
 
-__all__ = ["DigitsNet", "ResNetCifar", "accuracy", "digits", "efficientnet_lite0", "resnet20", "train"]
+__all__ = [
+    "DigitsNet",
+    "ResNet",
+    "ResNetCifar",
+    "accuracy",
+    "digits",
+    "efficientnet_lite0",
+    "resnet18",
+    "resnet20",
+    "resnet34",
+    "resnet50",
+    "resnet50_v1",
+    "resnet56",
+    "train",
+]
 
 
 # ---- handwritten digits -------------------------------------------------------------------------------------------
@@ -140,6 +155,11 @@ class ResNetCifar(nn.Module):
         return self.linear(x.view(x.size(0), -1))
 
 
+def _cifar(blocks, weights):
+    module = ResNetCifar(blocks)
+    return (module if weights is None else load_weights(module, weights)).eval()
+
+
 def resnet20(weights=None):
     """ResNet-20 for CIFAR-10, in evaluation mode.
 
@@ -151,21 +171,104 @@ def resnet20(weights=None):
     ------
     MvqError : the file is missing or is not such a network.
     """
-    module = ResNetCifar(3)
-    if weights is not None:
-        path = Path(weights)
-        if not path.is_file():
-            raise MvqError(f"{path}: there is no such file of weights")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = {key.removeprefix("module."): value for key, value in state.get("state_dict", state).items()}
-        try:
-            module.load_state_dict(state)
-        except RuntimeError as error:
-            raise MvqError(f"{path}: are not the weights of a ResNet-20 ({' '.join(str(error).split())})") from error
-    return module.eval()
+    return _cifar(3, weights)
+
+
+def resnet56(weights=None):
+    """ResNet-56 for CIFAR-10, as :func:`resnet20`; its file is ``resnet56-4bfd9763.th``."""
+    return _cifar(9, weights)
 
 
 # ---- ImageNet -----------------------------------------------------------------------------------------------------
+
+
+class _Block(nn.Module):
+    """A residual block: convolutions of ``kernels``, the shortcut, ReLU.
+
+    Parameters
+    ----------
+    inputs : channels that come in.
+    widths, kernels, strides : of each convolution.
+    """
+
+    def __init__(self, inputs, widths, kernels, strides):
+        super().__init__()
+        self.depth, channels = len(widths), inputs
+        for number, (width, kernel, stride) in enumerate(zip(widths, kernels, strides, strict=True), 1):
+            convolution = nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False)
+            setattr(self, f"conv{number}", convolution)
+            setattr(self, f"bn{number}", nn.BatchNorm2d(width))
+            channels = width
+        self.downsample = None
+        if channels != inputs or max(strides) > 1:
+            shortcut = nn.Conv2d(inputs, channels, 1, max(strides), bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
+
+    def forward(self, x):
+        y = x
+        for number in range(1, self.depth + 1):
+            y = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(y))
+            if number < self.depth:
+                y = F.relu(y)
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """ResNet for ImageNet (He et al. 2016, Tab. 1), its parameters named as torchvision's, whose weights fit.
+
+    Parameters
+    ----------
+    blocks : in each of the four stages.
+    bottleneck : blocks of 1x1, 3x3 and 1x1 convolutions instead of two 3x3.
+    stride_first : the stride of a bottleneck is in its first convolution, as He et al. had it, not in the 3x3.
+    """
+
+    def __init__(self, blocks, bottleneck=False, stride_first=False):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels = 64
+        for stage, count in enumerate(blocks, 1):
+            width, parts = 32 << stage, []
+            for number in range(count):
+                stride = 2 if stage > 1 and number == 0 else 1
+                if bottleneck:
+                    strides = (stride, 1, 1) if stride_first else (1, stride, 1)
+                    parts.append(_Block(channels, (width, width, 4 * width), (1, 3, 1), strides))
+                else:
+                    parts.append(_Block(channels, (width, width), (3, 3), (stride, 1)))
+                channels = 4 * width if bottleneck else width
+            setattr(self, f"layer{stage}", nn.Sequential(*parts))
+        self.fc = nn.Linear(channels, 1000)
+
+    def forward(self, x):
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+
+def resnet18():
+    """ResNet-18 for ImageNet with random weights; torchvision's fit."""
+    return ResNet((2, 2, 2, 2)).eval()
+
+
+def resnet34():
+    """ResNet-34 for ImageNet with random weights; torchvision's fit."""
+    return ResNet((3, 4, 6, 3)).eval()
+
+
+def resnet50():
+    """ResNet-50 for ImageNet with random weights; torchvision's fit."""
+    return ResNet((3, 4, 6, 3), bottleneck=True).eval()
+
+
+def resnet50_v1():
+    """ResNet-50 with the stride in the first convolution of a block, for the weights of :mod:`algo.keras_weights`."""
+    module = ResNet((3, 4, 6, 3), bottleneck=True, stride_first=True)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eps = KERAS_EPSILON
+    return module.eval()
 
 
 def efficientnet_lite0():

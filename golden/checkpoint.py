@@ -398,6 +398,13 @@ class Checkpoint:
         manifest["manifest_sha256"] = _sha256(_json(manifest).encode())
         return {MANIFEST: (_json(manifest, indent=1) + "\n").encode(), TENSORS: packed}
 
+    @staticmethod
+    def check_place(path):
+        """Raise CheckpointError unless :meth:`save` may write to ``path``, for a look before long work."""
+        path = Path(path)
+        if path.exists() and not (path / MANIFEST).is_file() and not (path.is_dir() and not any(path.iterdir())):
+            raise CheckpointError(f"{path} exists and is no checkpoint; choose another place")
+
     def save(self, path):
         """Write the checkpoint to folder ``path``: first beside it, then renamed into place, so that no half of one is
         ever seen.
@@ -409,8 +416,7 @@ class Checkpoint:
         CheckpointError : ``path`` holds something else, or cannot be written.
         """
         path = Path(path)
-        if path.exists() and not (path / MANIFEST).is_file() and not (path.is_dir() and not any(path.iterdir())):
-            raise CheckpointError(f"{path} exists and is no checkpoint; choose another place")
+        self.check_place(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
         former = path.with_name(f".{path.name}.{os.getpid()}.old")
         try:

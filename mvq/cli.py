@@ -192,6 +192,149 @@ def _with_progress(title, stages, work):
         return work(lambda stage, done, total: bars.update(tasks[stage], completed=done, total=total))
 
 
+_SPEC = "package.module:callable of your own file, such as [bold]mynet:Net[/], or an .onnx file."
+_DATA = "Images: .npz, CIFAR-10, a folder of pictures, or ImageNet; see docs/compress.md."
+
+
+@app.command()
+def compress(
+    network: Annotated[str, typer.Argument(help=_SPEC)],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the checkpoint.")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="State dict (.pt, .pth, .safetensors).")] = None,
+    shape: Annotated[str | None, typer.Option("--input", help="Channels, rows and columns, such as 3,32,32.")] = None,
+    codewords: Annotated[int, typer.Option("--codewords", help="k, of a codebook.")] = 512,
+    n: Annotated[int, typer.Option("--n", help="N weights of every M survive.")] = 4,
+    m: Annotated[int, typer.Option("--m", help="See --n.")] = 16,
+    vector_length: Annotated[int, typer.Option("--vector-length", help="d, output channels in a vector.")] = 16,
+    codebook: Annotated[str, typer.Option("--codebook", help="layer, one for each layer, or shared.")] = "layer",
+    dense: Annotated[
+        list[str] | None, typer.Option("--dense", help="A layer that stays int8; may be repeated.")
+    ] = None,
+    also: Annotated[
+        list[str] | None, typer.Option("--compress", help="A layer to compress whatever the rule; may be repeated.")
+    ] = None,
+    calibrate: Annotated[Path | None, typer.Option("--calibrate", help=f"Write calibration.json too. {_DATA}")] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Images to calibrate with.")] = 256,
+    split: Annotated[str, typer.Option("--split", help="Of the images, train or test.")] = "train",
+    mean: Annotated[str | None, typer.Option("--mean", help="Of pixels from 0 to 1, by channel, with commas.")] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Of pixels from 0 to 1, by channel, with commas.")] = None,
+    size: Annotated[int | None, typer.Option("--size", min=1, help="Rows and columns to cut out.")] = None,
+    resize: Annotated[int | None, typer.Option("--resize", min=1, help="Short side before that.")] = None,
+    percentile: Annotated[float | None, typer.Option("--percentile", help="Of magnitudes, not the largest.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Draws the first codewords.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would become of each layer.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+):
+    """Compress a network: prune, cluster, quantise, and save a checkpoint."""
+    import json
+
+    from rich.console import Console
+
+    from algo.compress import CompressSettings, report
+    from algo.sources import load_network
+    from golden.files import write_text
+    from mvq.compress import STAGES, check_plan, make_plan, run_compress
+    from mvq.tables import compression_table, plan_table
+
+    if out is None and not dry_run:
+        raise MvqError("--out is missing: name the folder for the checkpoint, or give --dry-run")
+    settings = CompressSettings(
+        codewords=codewords,
+        n=n,
+        m=m,
+        vector_length=vector_length,
+        codebook=codebook,
+        dense=tuple(dense or ()),
+        compress=tuple(also or ()),
+        seed=seed,
+    )
+    input_shape = None if shape is None else tuple(_numbers(shape, "--input"))
+    module, input_shape = load_network(network, weights=weights, input_shape=input_shape)
+    screen = _wide_console()
+    if dry_run:
+        plan = make_plan(module, input_shape, settings)
+        screen.print(plan_table(plan))
+        if json_file:
+            screen.print(f"plan: {write_text(json_file, json.dumps(plan.to_dict(), indent=1) + chr(10))}")
+        check_plan(plan)
+        return
+    images = None
+    if calibrate is not None:
+        data = _load_data(calibrate, input_shape, split, mean, std, size, resize, count)
+        data.check(input_shape)
+        images = data.images
+        Console(stderr=True).print(f"calibrating with {len(images)} images of {data.source}", soft_wrap=True)
+    checkpoint = _with_progress(
+        f"{network} with {settings.n}:{settings.m}, {settings.codewords} codewords of {settings.vector_length}",
+        {name: text for name, text in STAGES.items() if name != "calibrate" or images is not None},
+        lambda progress: run_compress(module, input_shape, settings, out, images, percentile, progress),
+    )
+    found = report(checkpoint)
+    screen.print(compression_table(found["rows"], found["total"]))
+    screen.print(f"checkpoint: {out}" + (", with calibration.json" if images is not None else ""), soft_wrap=True)
+    if json_file:
+        screen.print(f"report: {write_text(json_file, json.dumps(found, indent=1) + chr(10))}")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder or zip of a compressed checkpoint.")],
+    data: Annotated[Path, typer.Option("--data", help=_DATA)],
+    network: Annotated[str | None, typer.Option("--network", help=f"The float network: {_SPEC}")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Of the float network.")] = None,
+    integers: Annotated[bool, typer.Option("--integers", help="What the accelerator computes, too.")] = False,
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", help="Default: calibration.json in the checkpoint.")
+    ] = None,
+    count: Annotated[int | None, typer.Option("--count", min=1, help="So many images; all by default.")] = None,
+    split: Annotated[str, typer.Option("--split", help="Of the images, train or test.")] = "test",
+    mean: Annotated[str | None, typer.Option("--mean", help="Of pixels from 0 to 1, by channel, with commas.")] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Of pixels from 0 to 1, by channel, with commas.")] = None,
+    size: Annotated[int | None, typer.Option("--size", min=1, help="Rows and columns to cut out.")] = None,
+    resize: Annotated[int | None, typer.Option("--resize", min=1, help="Short side before that.")] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")] = 100,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the scores here.")] = None,
+):
+    """How often a compressed network is right, in float activations and in integers."""
+    import json
+
+    from golden.files import write_text
+    from mvq.evaluate import evaluate as score
+    from mvq.evaluate import load_networks
+    from mvq.tables import score_table
+
+    networks, input_shape, classes = load_networks(checkpoint, network, weights, integers, calibration)
+    dataset = _load_data(data, input_shape, split, mean, std, size, resize, count)
+    dataset.check(input_shape, classes)
+    scores = _with_progress(
+        f"{', '.join(networks)} on {len(dataset)} images of {dataset.source}",
+        {"evaluate": "classifying images"},
+        lambda progress: score(networks, dataset, classes, batch, progress),
+    )
+    screen = _wide_console()
+    screen.print(score_table(scores))
+    if json_file:
+        content = {
+            "checkpoint": str(checkpoint),
+            "data": dataset.source,
+            "classes": classes,
+            "networks": [item.to_dict() for item in scores],
+        }
+        screen.print(f"scores: {write_text(json_file, json.dumps(content, indent=1) + chr(10))}")
+
+
+def _load_data(path, input_shape, split, mean, std, size, resize, count):
+    """Images for a network that takes ``input_shape``, read under a progress bar."""
+    from algo.datasets import load_dataset
+
+    options = {"split": split, "size": size, "resize": resize, "count": count}
+    options |= {"mean": _reals(mean, "--mean"), "std": _reals(std, "--std")}
+    options["channels"] = 1 if input_shape[0] == 1 else 3
+    return _with_progress(
+        None, {"read": "reading images"}, lambda progress: load_dataset(path, **options, progress=progress)
+    )
+
+
 @app.command()
 def compare(
     reports: Annotated[list[Path], typer.Argument(help="Reports that `mvq area --json` wrote.")],

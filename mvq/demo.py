@@ -16,6 +16,7 @@ from rich.table import Table
 from golden.files import replacing, write_text
 from hdl.config import VARIANTS, preset
 from mvq.generate import write_design
+from mvq.tables import compression_table
 
 __all__ = ["DemoSettings", "run_demo"]
 
@@ -235,19 +236,6 @@ def _areas(steps, settings, config, out):
     return report
 
 
-def _compression_table(rows):
-    table = Table(title="Compression by layer", show_edge=False)
-    for heading in ("layer", "weights", "shape", "codewords", "bytes", "SSE", "masked SSE"):
-        table.add_column(heading, justify="left" if heading in ("layer", "weights") else "right")
-    for row in rows:
-        shape, codewords = "x".join(map(str, row["shape"])), str(row["codewords"] or "")
-        masked = "" if row["masked_sse"] is None else f"{row['masked_sse']:.3g}"
-        table.add_row(
-            row["name"], row["storage"], shape, codewords, f"{row['bytes']:,.0f}", f"{row['sse']:.3g}", masked
-        )
-    return table
-
-
 def _last_screen(console, out, config, report, verilog):
     from synth.area import area_table
 
@@ -259,7 +247,7 @@ def _last_screen(console, out, config, report, verilog):
         kind = "codebook + mask" if row["compressed"] else "int8"
         table.add_row(row["layer"], kind, f"{row['values']:,}", f"{row['cycles']:,}")
     console.print(table)
-    console.print(_compression_table(report["sizes"]["rows"]))
+    console.print(compression_table(report["sizes"]["rows"]))
     accuracy, total = report["accuracy"], report["sizes"]["total"]
     cms = next(row for row in report["area"]["rows"] if row["variant"] == config.variant)
     console.print(

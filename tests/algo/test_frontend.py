@@ -5,7 +5,7 @@ from torch import nn
 
 from algo import zoo
 from algo.execute import convolve, evaluate
-from algo.frontend import UnsupportedLayerError, trace
+from algo.frontend import UnsupportedLayerError, survey, trace
 from hdl.config import MvqError
 
 
@@ -234,3 +234,45 @@ def test_weights_that_are_not_finite(bad):
 def test_input_shapes_that_cannot_be():
     with pytest.raises(MvqError, match="input_shape"):
         trace(zoo.DigitsNet(), (8, 8))
+
+
+# ---- what cannot be traced ----------------------------------------------------------------------------------------
+
+FORWARDS = {
+    "if x.mean() > 0:": "values as plain numbers, which differ",
+    "for _ in range(int(x.sum())):": "values as plain numbers, which differ",
+    "while torch.equal(x, x):": "values as plain numbers, which differ",
+    "if x.argmax().item():": "values as plain numbers, which differ",
+    "for row in x:": "iterated",
+    "if {}[x.shape]:": "torch.Size",
+    "if self.gone(x):": "no attribute 'gone'",
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), FORWARDS.items())
+def test_a_forward_that_cannot_be_traced_is_named_by_file_and_line(tmp_path, line, reason):
+    file = tmp_path / "net.py"
+    file.write_text(f"import torch\nclass Net(torch.nn.Module):\n  def forward(self, x):\n    {line}\n      pass\n")
+    space = {}
+    exec(compile(file.read_text(), file, "exec"), space)
+    with pytest.raises(UnsupportedLayerError, match=reason) as caught:
+        trace(space["Net"](), (4, 8, 8))
+    assert f"Net is not supported: it could not be traced with an input (4, 8, 8): {file}:4: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_survey_names_everything_that_is_not_supported():
+    module = nn.Sequential(
+        *(nn.Conv2d(4, 8, 3), nn.GroupNorm(2, 8), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, dilation=2), nn.Sigmoid()),
+        *(nn.MaxPool2d(2), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 3)),
+    )
+    found = survey(module, (4, 8, 8))
+    named = [str(error).partition(" is not supported")[0] for error in found.refused]
+    assert named == ["GroupNorm at '1'", "Conv2d at '3'", "Sigmoid at '4'", "BatchNorm2d at '6'"]
+    assert [node.name for node in found.layers] == ["0", "8"]
+
+
+def test_a_survey_of_a_network_that_is_supported():
+    found = survey(zoo.DigitsNet(residual=True), (1, 8, 8))
+    assert found.refused == []
+    assert [node.name for node in found.layers] == ["conv1", "conv2", "conv3", "conv4", "fc"]

@@ -1,0 +1,205 @@
+"""``mvq compress``: a network to a checkpoint, and before any work what would become of each layer."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from algo.calibration import calibrate
+from algo.compress import choose_layers, compress
+from algo.frontend import survey
+from algo.grouping import group_shape
+from algo.network import CompressedNetwork
+from golden.checkpoint import CODEWORD_BITS, FLOAT_BITS, Checkpoint
+from golden.masks import mask_code_width
+from hdl.config import MvqError
+
+__all__ = ["CALIBRATION", "STAGES", "Plan", "PlannedLayer", "check_plan", "make_plan", "run_compress"]
+
+#: what :func:`run_compress` reports, for progress bars.
+STAGES = {"compress": "compressing layers", "calibrate": "calibrating on images"}
+
+#: file of the calibration in the checkpoint's folder, where ``mvq run`` looks for it.
+CALIBRATION = "calibration.json"
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """What would become of a layer.
+
+    Parameters
+    ----------
+    name : its path in the network.
+    fate : ``compressed``, ``dense`` or ``unsupported``. ``reason`` : why, but for those that are compressed.
+    shape : of its weight. ``weights`` : how many.
+    vectors : NG, subvectors of d output channels. ``codewords`` : k of its codebook.
+    bits : b_a + b_m of eq. 7, or 8 for each weight of a dense layer. ``codebook_bits`` : b_c, 0 where it is shared.
+    """
+
+    name: str
+    fate: str
+    reason: str = ""
+    shape: tuple[int, ...] = ()
+    weights: int = 0
+    vectors: int = 0
+    codewords: int = 0
+    bits: int = 0
+    codebook_bits: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every layer, and the sums.
+
+    Parameters
+    ----------
+    layers : :class:`PlannedLayer`, those that are not supported last.
+    shared_bits : b_c of the codebook that all share; 0 where each has its own.
+    """
+
+    layers: list[PlannedLayer]
+    shared_bits: int
+
+    def of(self, fate):
+        """The layers with this fate."""
+        return [layer for layer in self.layers if layer.fate == fate]
+
+    @property
+    def weights(self):
+        """Weights of all layers."""
+        return sum(layer.weights for layer in self.layers)
+
+    @property
+    def bits(self):
+        """Bits of all weights, indices, masks and codebooks."""
+        return sum(layer.bits + layer.codebook_bits for layer in self.layers) + self.shared_bits
+
+    @property
+    def formula_ratio(self):
+        """Eq. 7 over the compressed layers."""
+        chosen = self.of("compressed")
+        packed = sum(layer.bits + layer.codebook_bits for layer in chosen) + self.shared_bits
+        return FLOAT_BITS * sum(layer.weights for layer in chosen) / packed
+
+    @property
+    def ratio(self):
+        """Float32 weights of all layers against what is stored for them."""
+        return FLOAT_BITS * self.weights / self.bits
+
+    def to_dict(self):
+        """JSON-ready form."""
+        total = {name: getattr(self, name) for name in ("weights", "bits", "formula_ratio", "ratio")}
+        return {"layers": [asdict(layer) for layer in self.layers], "total": total}
+
+
+def _why_dense(node, settings):
+    """The rule of :func:`algo.compress.choose_layers` that keeps ``node`` dense."""
+    if node.name in settings.dense:
+        return "named in --dense"
+    if node.op == "linear":
+        return "classifier"
+    if node.attrs["groups"] > 1:
+        return "depthwise" if node.attrs["groups"] == node.attrs["in_channels"] else "grouped"
+    return "first convolution"
+
+
+def _index_width(codewords):
+    """ceil(log2 k), at least 1."""
+    return max(1, (codewords - 1).bit_length())
+
+
+def make_plan(module, input_shape, settings):
+    """What :func:`run_compress` would do, from shapes alone.
+
+    Parameters
+    ----------
+    module : ``nn.Module``. ``input_shape`` : (C, H, W). ``settings`` : :class:`algo.compress.CompressSettings`.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    MvqError : the network cannot be traced, is compressed already, or nothing is left to compress.
+    """
+    if isinstance(module, CompressedNetwork):
+        raise MvqError("the network is compressed already; give the one that it came from")
+    found, d = survey(module, input_shape), settings.vector_length
+    if not found.layers and found.refused:
+        raise found.refused[0]
+    chosen = choose_layers(found, settings)
+    counts = {node.name: math.prod(group_shape(node.weight_shape, d)) for node in found.layers}
+    together = min(settings.codewords, sum(counts[name] for name in chosen))
+    mask_width, shared, layers = mask_code_width(settings.n, settings.m), settings.codebook == "shared", []
+    for node in found.layers:
+        name, shape = node.name, tuple(node.weight_shape)
+        weights = math.prod(shape)
+        if name not in chosen:
+            reason = _why_dense(node, settings)
+            layers.append(PlannedLayer(name, "dense", reason, shape, weights, bits=8 * weights))
+            continue
+        vectors = counts[name]
+        codewords = together if shared else min(settings.codewords, vectors)
+        bits = vectors * (_index_width(codewords) + d // settings.m * mask_width)
+        codebook = 0 if shared else codewords * d * CODEWORD_BITS
+        layers.append(PlannedLayer(name, "compressed", "", shape, weights, vectors, codewords, bits, codebook))
+    layers += [
+        PlannedLayer(error.where or "the network", "unsupported", f"{error.what}{error.because}")
+        for error in found.refused
+    ]
+    return Plan(layers, together * d * CODEWORD_BITS if shared else 0)
+
+
+def check_plan(plan):
+    """Raise MvqError, naming all of them, if parts of the network are not supported."""
+    refused = plan.of("unsupported")
+    if refused:
+        named = "; ".join(f"{layer.name!r} ({layer.reason})" for layer in refused)
+        count = f"{len(refused)} parts of the network are" if len(refused) > 1 else "a part of the network is"
+        raise MvqError(f"{count} not supported: {named}")
+
+
+def _by_layer(chosen, progress):
+    """Progress over all layers, from :func:`algo.compress.compress`, whose stages end with the name of a layer."""
+
+    def step(stage, done, total):
+        name = stage.rpartition(" ")[2]
+        if name in chosen:
+            progress("compress", chosen.index(name) + done / total, len(chosen))
+        else:  # one codebook for all of them
+            progress("compress", done, total)
+
+    return step
+
+
+def run_compress(module, input_shape, settings, out, images=None, percentile=None, progress=None):
+    """Compress a network and save the checkpoint.
+
+    Parameters
+    ----------
+    module, input_shape, settings : as for :func:`make_plan`.
+    out : folder of the checkpoint.
+    images : float32 (N, C, H, W) to calibrate with, or :class:`algo.datasets.Pictures`; the folder then holds
+        calibration.json too. ``percentile`` : see :func:`algo.calibration.calibrate`.
+    progress : called with (a key of :data:`STAGES`, steps done, steps).
+
+    Returns
+    -------
+    golden.checkpoint.Checkpoint
+
+    Raises
+    ------
+    MvqError : a part of the network is not supported, or the folder cannot be written.
+    """
+    progress = progress or (lambda *_: None)
+    Checkpoint.check_place(out)
+    plan = make_plan(module, input_shape, settings)
+    check_plan(plan)
+    chosen = [layer.name for layer in plan.of("compressed")]
+    network = compress(module, input_shape, settings, _by_layer(chosen, progress))
+    calibration = None if images is None else calibrate(network, images, percentile, progress=progress)
+    checkpoint = network.to_checkpoint()
+    checkpoint.save(out)
+    if calibration:
+        calibration.save(Path(out) / CALIBRATION)
+    return checkpoint
