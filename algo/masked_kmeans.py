@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from algo import nearest
+from algo.annealing import anneal
 from hdl.config import MvqError
 
 __all__ = ["INITIAL", "Clustering", "MaskedVectors", "masked_kmeans"]
@@ -84,6 +85,8 @@ class MaskedVectors:
         self.device = None if device is None else _device(device)
         self._chunk = chunk or _CHUNK.get(self.device.type if self.device else "cpu", _CHUNK["cpu"])
         self._masks = masks
+        #: weights that survive; at least 1, to divide by.
+        self.weights = max(1, int(np.count_nonzero(masks)))
         self._values = np.where(masks, vectors, np.float32(0))
         first, member = _distinct_rows(masks)
         order = np.argsort(member, kind="stable")
@@ -317,6 +320,7 @@ def masked_kmeans(
     tolerance=1e-3,
     initial="random",
     restarts=1,
+    annealing=0,
     device=None,
     chunk=None,
     progress=None,
@@ -333,6 +337,7 @@ def masked_kmeans(
     tolerance : stop when fewer than this part of the assignments changed (0.1 % in the paper's section 3).
     initial : how the first codewords are chosen, one of :data:`INITIAL`.
     restarts : runs with the seeds ``seed``, ``seed + 1``, ...; the one with the least error is the result.
+    annealing : iterations with noise on the codewords (:mod:`algo.annealing`) before the others; the paper has none.
     device, chunk : as for :class:`MaskedVectors`; the result does not depend on them.
     progress : called with (iterations done, iterations at most), over all restarts.
 
@@ -350,18 +355,18 @@ def masked_kmeans(
             f"codewords = {codewords}: must be 1 to the number of vectors, {data.count}; "
             f"the nearest legal value is {min(max(codewords, 1), data.count)}"
         )
-    for name, value in (("iterations", iterations), ("restarts", restarts)):
-        if value < 1:
-            raise MvqError(f"{name} = {value}: must be at least 1; the nearest legal value is 1")
+    for name, value, least in (("iterations", iterations, 1), ("restarts", restarts, 1), ("annealing", annealing, 0)):
+        if value < least:
+            raise MvqError(f"{name} = {value}: must be at least {least}; the nearest legal value is {least}")
     if initial not in INITIAL:
         raise MvqError(f"initial = {initial!r}: must be one of {', '.join(INITIAL)}")
-    runs = []
+    runs, each = [], annealing + iterations
     for run in range(restarts):
 
-        def step(done, before=run * iterations):
+        def step(done, before=run * each):
             if progress:
-                progress(before + done, restarts * iterations)
+                progress(before + done, restarts * each)
 
-        codebook = data.initial(codewords, seed + run, initial)
-        runs.append(_lloyd(data, codebook, iterations, tolerance, step))
+        codebook = anneal(data, data.initial(codewords, seed + run, initial), annealing, seed + run, step)
+        runs.append(_lloyd(data, codebook, iterations, tolerance, lambda done, step=step: step(annealing + done)))
     return min(runs, key=lambda result: result.sse)
