@@ -20,8 +20,8 @@ STEPS = (1.0000, 0.9957, 0.5860, 0.3352, 0.1881, 0.1041, 0.0569, 0.0308)
 #: 2c + 1 of more bits does not fit int8.
 MOST_BITS = 7
 
-#: keeps a step and an alpha of weights that are all 0 above 0.
-_EPSILON = 1e-12
+#: keeps the step and the scale of weights that are all 0 above 0.
+_EPSILON = 1e-30
 
 
 def check_bits(bits):
@@ -51,7 +51,7 @@ def steer(weights, bits, gain=1.0):
 
 def drive(weights, direction):
     """alpha, float (): the length of ``direction`` v with which alpha v is nearest to ``weights``."""
-    return (weights * direction).sum() / ((direction * direction).sum() + _EPSILON)
+    return (weights * direction).sum() / (direction * direction).sum()
 
 
 def orientation_loss(weights, direction):
