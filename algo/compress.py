@@ -194,7 +194,7 @@ def _kept(weight, settings):
     return ungroup(magnitude_masks(group(weight, settings.m), settings.n, settings.m), weight.shape)
 
 
-def _reorder(graph, floats, kept, chosen, settings):
+def _reorder(graph, floats, kept, chosen, settings, progress):
     """``floats`` and ``kept`` with all channels that are free in the order of :func:`algo.permutation.search`.
 
     Returns
@@ -202,9 +202,11 @@ def _reorder(graph, floats, kept, chosen, settings):
     (floats, kept, changes) : ``changes`` name -> log-determinant of a layer's subvectors before and after.
     """
     masks = {name: dataclasses.replace(layer, weight=kept[name], bias=None, bn=None) for name, layer in floats.items()}
-    changes = {}
-    for channels in free_channels(graph):
+    changes, free = {}, free_channels(graph)
+    for done, channels in enumerate(free, 1):
         names = [name for name in channels.producers if name in chosen]
+        if progress:
+            progress("permute", done, len(free))
         if not names:
             continue
         weights = [floats[name].weight for name in names]
@@ -316,7 +318,7 @@ def compress(module, input_shape, settings=None, progress=None, *, device=None, 
     kept = {name: _kept(layer.weight, settings.of(name)) for name, layer in floats.items()}
     changes = {}
     if method.permute:
-        floats, kept, changes = _reorder(graph, floats, kept, chosen, settings)
+        floats, kept, changes = _reorder(graph, floats, kept, chosen, settings, progress)
     weights = {name: floats[name].weight for name in chosen}
     if method.storage == "codebook":
         options = {"device": device, "chunk": chunk}

@@ -130,7 +130,12 @@ class MaskedVectors:
         """
         codebook = np.ascontiguousarray(codebook, dtype=np.float32)
         if self.device is not None:
-            return self._assign_on_device(codebook)
+            precision = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("highest")  # others round more than the bound allows
+            try:
+                return self._assign_on_device(codebook)
+            finally:
+                torch.set_float32_matmul_precision(precision)
         result = np.empty(self.count, np.int32)
         threads = torch.get_num_threads()
         # about as many vectors each, and several parts a thread, as another program may slow one of them

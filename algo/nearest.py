@@ -21,11 +21,11 @@ ROUNDOFF, UNDERFLOW = 2.0**-24, 2.0**-126
 #: terms whose magnitudes add up to no more than this do not overflow float32.
 OVERFLOW = 2.0**127
 
-#: multiplications and additions may fuse; nothing else that could move a cost beyond its bound.
-_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
+_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
-@numba.njit(**_OPTIONS)
+# multiplications and additions may fuse; nothing else that could move a cost beyond its bound
+@numba.njit(fastmath={"contract"}, **_OPTIONS)
 def _scan(terms, factors, constant, sums, least, second, winner):
     """Least cost of any tile, the least of the other tiles, and the tile, of each of ``least.size`` vectors.
 

@@ -21,6 +21,8 @@ __all__ = ["Channels", "free_channels", "log_determinant", "permute", "search"]
 
 #: swaps that are tried for each channel.
 _SWAPS = 200
+#: least improvement that is not rounding.
+_LEAST = 1e-9
 #: part of the mean variance that is added to each, so that a determinant is never 0.
 _RIDGE = 1e-6
 
@@ -215,7 +217,7 @@ def _swap(grams, lengths, ridges, order, pairs):
                     _add_block(square, grams[layer], order, blocks[1], 2.0 * change - 1)
                 order[first], order[second] = order[second], order[first]
             then += _log_det(square)
-        if then < now - 1e-9:
+        if then < now - _LEAST:
             now = then
             current[:] = trial
             order[first], order[second] = order[second], order[first]
@@ -263,5 +265,5 @@ def search(weights, lengths, seed=0):
     pairs = np.random.default_rng(seed).integers(0, count, (_SWAPS * count, 2))
     _swap(grams, np.array(lengths), ridges, order, pairs[pairs[:, 0] != pairs[:, 1]])
     identity = np.arange(count)
-    better = log_determinant(weights, lengths, order) < log_determinant(weights, lengths, identity)
-    return order if better else identity
+    gained = log_determinant(weights, lengths, identity) - log_determinant(weights, lengths, order)
+    return order if gained > _LEAST else identity

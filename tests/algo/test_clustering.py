@@ -143,6 +143,19 @@ def test_torch_on_a_device_gives_the_same_to_the_bit(count, n, k, chunk):
     assert found.sse == ours.sse
 
 
+def test_a_device_computes_as_exactly_whatever_torch_is_set_to():
+    vectors, masks = sample(500, 16, 4, 16)
+    data = MaskedVectors(vectors, masks, "cpu")
+    codebook = data.initial(64, 0)
+    expected = squared_distances(vectors, masks, codebook).argmin(axis=1)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert np.array_equal(data.assign(codebook), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 @pytest.mark.parametrize("scale", [1e-21, 1e-18, 1e19])
 @pytest.mark.parametrize("device", [None, "cpu"])
 def test_assignment_where_float32_underflows_or_overflows(scale, device):
