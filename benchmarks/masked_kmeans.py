@@ -135,7 +135,7 @@ def measure(array, masks, n, m, codewords, threads, repeats, seed=0, checked=200
         "faiss_seconds": min(seconds["plain"]),
         "ratio": min(seconds["masked"]) / min(seconds["plain"]),
         "median_ratio": float(np.median(seconds["masked"]) / np.median(seconds["plain"])),
-        "checked": checked,
+        "checked": len(assignment),
         "wrong": wrong,
         "faiss": faiss.__version__,
         "torch": torch.__version__,
