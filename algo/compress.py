@@ -1,24 +1,37 @@
-"""Compress a network: choose the layers, prune, cluster, quantise (paper sections 4.3 to 4.5)."""
+"""Compress a network: choose the layers, prune, cluster, quantise (paper sections 4.3 to 4.5); or by another method."""
 
 import dataclasses
+import difflib
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 
 from algo.codebook import HIGH, fit_scale
 from algo.frontend import trace
-from algo.grouping import group, real_elements
-from algo.masked_kmeans import masked_kmeans
+from algo.grouping import group, real_elements, ungroup
+from algo.masked_kmeans import INITIAL, masked_kmeans
+from algo.methods import METHODS
 from algo.network import ClusteredWeight, CodebookModule, CompressedNetwork, DenseWeight, LayerModule
+from algo.permutation import free_channels, log_determinant, permute, search
 from algo.pruning import magnitude_masks
+from algo.vecq import VecqWeight, check_bits
 from hdl.config import MvqError
 
-__all__ = ["CompressSettings", "choose_layers", "compress", "report"]
+__all__ = ["LAYER_SETTINGS", "CompressSettings", "choose_layers", "compress", "report"]
 
+#: settings that may differ from layer to layer.
+LAYER_SETTINGS = ("vector_length", "n", "m", "codewords", "codeword_bits", "weight_bits")
+#: of these, what all layers with a shared codebook must have in common.
+_SHARED = ("vector_length", "codewords", "codeword_bits")
 #: smallest scale of a dense channel.
 _LEAST_SCALE = 1e-12
+
+
+def _nearest(word, legal):
+    """The one of ``legal`` that ``word`` looks most like."""
+    return max(legal, key=lambda name: difflib.SequenceMatcher(None, str(word), name).ratio())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,55 +40,109 @@ class CompressSettings:
 
     Parameters
     ----------
-    vector_length : d, output channels in a subvector; a multiple of ``m``.
-    n, m : N weights of every M survive; n == m is plain vector quantisation.
-    codewords : k; a layer with fewer subvectors gets as many codewords as it has subvectors.
+    method : one of :data:`algo.methods.METHODS`.
+    vector_length : d, output channels in a subvector; a multiple of ``m`` where masks are stored. None is the method's.
+    n, m : N weights of every M survive; n == m is plain vector quantisation. Methods without pruning report the error
+        of these weights too.
+    codewords : k; a layer with fewer subvectors gets as many codewords as it has subvectors. None is the method's.
+    codeword_bits : q_c, bits of an element of a codeword, 2 to 8.
+    weight_bits : bits of a weight of ``vecq``, 1 to 7.
     codebook : ``layer``, a codebook for each layer, or ``shared``, one for all.
     seed : draws the initial codewords.
+    initial : ``random`` or ``k-means++``.
+    restarts : clusterings with seeds from ``seed`` on, of which the best counts.
     iterations, tolerance : of the clustering, at most so many, and until fewer than this part of the assignments
-    change.
+    change; ``pqf`` has as many iterations with noise before.
     dense : names of layers that stay dense, besides those that the rule names.
     compress : names of layers that are compressed, whatever the rule says.
+    layers : name of a compressed layer -> those of :data:`LAYER_SETTINGS` that differ there.
 
     Raises
     ------
     MvqError : names the setting, its value and the nearest legal one.
     """
 
-    vector_length: int = 16
+    method: str = "mvq"
+    vector_length: int | None = None
     n: int = 4
     m: int = 16
-    codewords: int = 512
+    codewords: int | None = None
+    codeword_bits: int = 8
+    weight_bits: int = 4
     codebook: Literal["layer", "shared"] = "layer"
     seed: int = 0
+    initial: Literal["random", "k-means++"] = "random"
+    restarts: int = 1
     iterations: int = 100
     tolerance: float = 1e-3
     dense: tuple[str, ...] = ()
     compress: tuple[str, ...] = ()
+    layers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self):
+        if self.method not in METHODS:
+            raise MvqError(
+                f"method = {self.method!r}: must be one of {', '.join(METHODS)}; "
+                f"the nearest legal value is {_nearest(self.method, METHODS)!r}"
+            )
+        method = METHODS[self.method]
         for name in ("dense", "compress"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        for name in ("vector_length", "n", "m", "codewords", "iterations"):
+        for name in ("vector_length", "codewords"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(method, name))
+        for name in ("vector_length", "n", "m", "codewords", "iterations", "restarts"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise MvqError(f"{name} = {value!r}: must be an integer of at least 1; the nearest legal value is 1")
         if self.n > self.m:
             raise MvqError(f"n = {self.n}: cannot keep more than m = {self.m}; the nearest legal value is {self.m}")
-        if self.vector_length % self.m:
+        if method.sparse and self.vector_length % self.m:
             nearest = max(self.m, round(self.vector_length / self.m) * self.m)
             raise MvqError(
                 f"vector_length = {self.vector_length}: must be a multiple of m = {self.m}; "
                 f"the nearest legal value is {nearest}"
             )
-        if self.codebook not in ("layer", "shared"):
-            raise MvqError(f"codebook = {self.codebook!r}: must be 'layer' or 'shared'")
+        bits = self.codeword_bits
+        if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
+            nearest = min(max(bits, 2), 8) if isinstance(bits, int) else 8
+            raise MvqError(
+                f"codeword_bits = {bits!r}: must be an integer from 2 to 8; the nearest legal value is {nearest}"
+            )
+        check_bits(self.weight_bits)
+        for name, legal in (("codebook", ("layer", "shared")), ("initial", INITIAL)):
+            if getattr(self, name) not in legal:
+                raise MvqError(f"{name} = {getattr(self, name)!r}: must be {' or '.join(map(repr, legal))}")
         if not 0 <= self.tolerance < 1:
             raise MvqError(f"tolerance = {self.tolerance}: must be at least 0 and below 1")
         both = sorted(set(self.dense) & set(self.compress))
         if both:
             raise MvqError(f"layer {both[0]!r} is named in dense and in compress; name it in one of them")
+        self._check_layers()
+
+    def _check_layers(self):
+        """Every layer's own settings must be settings, legal, and fit a shared codebook."""
+        for name, own in self.layers.items():
+            if not isinstance(own, dict):
+                raise MvqError(f"layers: {name!r} = {own!r}: must hold settings by name, such as {{'codewords': 256}}")
+            for key in own:
+                if key not in LAYER_SETTINGS:
+                    raise MvqError(
+                        f"layers: {name!r} sets {key!r}, but a layer can set only {', '.join(LAYER_SETTINGS)}; "
+                        f"the nearest is {_nearest(key, LAYER_SETTINGS)!r}"
+                    )
+                if self.codebook == "shared" and key in _SHARED:
+                    raise MvqError(f"layers: {name!r} sets {key!r}, but with codebook = 'shared' all have the same")
+            try:
+                self.of(name)
+            except MvqError as error:
+                raise MvqError(f"layers: {name!r}: {error}") from error
+
+    def of(self, name):
+        """The settings of layer ``name``: these, with what ``layers`` says about it."""
+        own = self.layers.get(name)
+        return dataclasses.replace(self, layers={}, **own) if own else self
 
     def to_dict(self):
         """Plain JSON form."""
@@ -87,14 +154,14 @@ def choose_layers(graph, settings):
 
     All but the first convolution (the paper's FLOP counts show that it stays dense), grouped and depthwise convolutions
     (section 7.5) and the classifier, which is the last linear layer; then what ``settings.dense`` and
-    ``settings.compress`` say.
+    ``settings.compress`` say. ``int8`` stores these like the others, but reports on them as the other methods do.
 
     Raises
     ------
-    MvqError : a name is no layer, or nothing is left to compress.
+    MvqError : a name is no layer, a layer that stays dense has settings of its own, or nothing is left to compress.
     """
     names = [node.name for node in graph.layers]
-    for name in (*settings.dense, *settings.compress):
+    for name in (*settings.dense, *settings.compress, *settings.layers):
         if name not in names:
             raise MvqError(f"layer {name!r} is not in the network; its layers are {', '.join(names)}")
     convolutions = [node for node in graph.layers if node.op == "conv"]
@@ -103,7 +170,10 @@ def choose_layers(graph, settings):
     dense |= {node.name for node in convolutions if node.attrs["groups"] > 1}
     dense = (dense | set(settings.dense)) - set(settings.compress)
     chosen = [name for name in names if name not in dense]
-    if not chosen:
+    for name in settings.layers:
+        if name not in chosen:
+            raise MvqError(f"layer {name!r} stays dense, so it can have no settings of its own; name it in compress")
+    if not chosen and METHODS[settings.method].storage != "int8":
         raise MvqError(f"no layer is left to compress; name one of {', '.join(names)} in compress")
     return chosen
 
@@ -113,8 +183,54 @@ def _dense_weight(weight):
     return DenseWeight(weight, (weight.flatten(1).abs().amax(dim=1) / HIGH).clamp(min=_LEAST_SCALE))
 
 
-def _cluster(name, vectors, fitted, settings, progress):
-    """Codebook module, clustering, and how many surviving weights use each element of a codeword."""
+def _scalar_weight(weight, settings):
+    """A weight without a codebook, in as many bits as the method has."""
+    uniform = METHODS[settings.method].storage == "uniform"
+    return VecqWeight(weight, settings.weight_bits) if uniform else _dense_weight(weight)
+
+
+def _kept(weight, settings):
+    """Bool, of the shape of ``weight``: the weights that N:M pruning keeps."""
+    return ungroup(magnitude_masks(group(weight, settings.m), settings.n, settings.m), weight.shape)
+
+
+def _reorder(graph, floats, kept, chosen, settings, progress):
+    """``floats`` and ``kept`` with all channels that are free in the order of :func:`algo.permutation.search`.
+
+    Returns
+    -------
+    (floats, kept, changes) : ``changes`` name -> log-determinant of a layer's subvectors before and after.
+    """
+    masks = {name: dataclasses.replace(layer, weight=kept[name], bias=None, bn=None) for name, layer in floats.items()}
+    changes, free = {}, free_channels(graph)
+    for done, channels in enumerate(free, 1):
+        names = [name for name in channels.producers if name in chosen]
+        if progress:
+            progress("permute", done, len(free))
+        if not names:
+            continue
+        weights = [floats[name].weight for name in names]
+        lengths = [settings.of(name).vector_length for name in names]
+        order = search(weights, lengths, settings.seed)
+        for name, weight, length in zip(names, weights, lengths, strict=True):
+            changes[name] = [log_determinant([weight], [length], places) for places in (range(len(order)), order)]
+        order = torch.from_numpy(order)
+        floats, masks = (permute(table, channels, order) for table in (floats, masks))
+    return floats, {name: layer.weight for name, layer in masks.items()}, changes
+
+
+def _subvectors(weight, kept, settings):
+    """Subvectors of a layer, all bool (NG, d) but the first: the vectors, which of their elements count in the
+    clustering, which the rebuilt weights have, and the masks that are stored."""
+    method, d = METHODS[settings.method], settings.vector_length
+    real = real_elements(weight.shape, d)
+    masks = magnitude_masks(group(weight, d), settings.n, settings.m) if method.sparse else torch.ones_like(real)
+    used = masks & real
+    return group(weight * kept if method.prune else weight, d), used if method.masked else real, used, masks
+
+
+def _cluster(name, vectors, fitted, used, settings, options, progress):
+    """Codebook module and clustering of subvectors, as :func:`_subvectors` gives them."""
     codewords = min(settings.codewords, len(vectors))
     step = None if progress is None else lambda done, total: progress(f"cluster {name}", done, total)
     result = masked_kmeans(
@@ -124,29 +240,55 @@ def _cluster(name, vectors, fitted, settings, progress):
         seed=settings.seed,
         iterations=settings.iterations,
         tolerance=settings.tolerance,
+        initial=settings.initial,
+        restarts=settings.restarts,
+        annealing=settings.iterations if METHODS[settings.method].anneal else 0,
         progress=step,
+        **options,
     )
-    uses = torch.zeros(codewords, vectors.shape[1]).index_add_(0, result.assignment, fitted.float())
-    return CodebookModule(name, result.codebook, fit_scale(result.codebook, uses)), result
+    uses = torch.zeros(codewords, vectors.shape[1]).index_add_(0, result.assignment, used.float())
+    bits = settings.codeword_bits
+    return CodebookModule(name, result.codebook, fit_scale(result.codebook, uses, bits), bits), result
 
 
-def _statistics(weight, module, extra):
-    """Squared errors of a layer against its float weights, all of them and those that survive."""
-    error = (weight.double() - module.levels().detach().double() * module.scale.detach().double()) ** 2
-    kept = group(error, module.mask.shape[1])[module.mask.bool()]
-    return {
-        "storage": "mvq",
-        "vectors": len(module.assignment),
-        "codewords": len(module.codebook.values),
-        "sse": float(error.sum()),
-        "masked_sse": float(kept.sum()),
-        "energy": float((weight.double() ** 2).sum()),
-        **extra,
-    }
+def _clustered_weights(weights, kept, settings, options, progress):
+    """Name -> (:class:`ClusteredWeight`, what to record of its clustering), of the layers in ``weights``."""
+    sparse = METHODS[settings.method].sparse
+    parts = {name: _subvectors(weight, kept[name], settings.of(name)) for name, weight in weights.items()}
+    results = {}
+    if settings.codebook == "layer":
+        for name, part in parts.items():
+            codebook, result = _cluster(name, *part[:3], settings.of(name), options, progress)
+            results[name] = codebook, result.assignment, result
+    else:
+        together = (torch.cat([part[i] for part in parts.values()]) for i in range(3))
+        codebook, result = _cluster("shared", *together, settings, options, progress)
+        shares = result.assignment.split([len(part[0]) for part in parts.values()])
+        results = {name: (codebook, share.clone(), result) for name, share in zip(parts, shares, strict=True)}
+    layers = {}
+    for name, (codebook, assignment, result) in results.items():
+        own = settings.of(name)
+        n, m = (own.n, own.m) if sparse else (1, 1)
+        module = ClusteredWeight(codebook, assignment, parts[name][3], n, m, weights[name].shape)
+        recorded = {
+            "vectors": len(assignment),
+            "codewords": len(codebook.values),
+            "iterations": len(result.changed),
+            "reseeded": result.reseeded,
+        }
+        layers[name] = module, recorded
+    return layers
+
+
+def _statistics(weight, kept, module):
+    """Squared errors of a layer against its float weights: of all, and of those that pruning keeps."""
+    error = (weight.double() - module().double()) ** 2
+    energy = (weight.double() ** 2).sum()
+    return {"sse": float(error.sum()), "masked_sse": float(error[kept].sum()), "energy": float(energy)}
 
 
 @torch.no_grad()
-def compress(module, input_shape, settings=None, progress=None):
+def compress(module, input_shape, settings=None, progress=None, *, device=None, chunk=None):
     """Compress a trained network.
 
     Parameters
@@ -155,49 +297,45 @@ def compress(module, input_shape, settings=None, progress=None):
     input_shape : (C, H, W) of an image.
     settings : :class:`CompressSettings`; the paper's when None.
     progress : called with (what is done, steps done, steps) while clustering.
+    device, chunk : where, and how many at once, subvectors are compared; see
+        :class:`algo.masked_kmeans.MaskedVectors`. The result does not depend on them.
 
     Returns
     -------
     CompressedNetwork, in evaluation mode. Its ``statistics`` hold for each layer ``sse``, the squared error against the
-    float weights (pruned weights included), and ``masked_sse``, that of the surviving weights alone (the paper's mask
-    SSE, Tab. 3).
+    float weights (pruned weights included), and for each layer that is compressed ``masked_sse``, that of the weights
+    alone which N:M pruning keeps (the paper's mask SSE, Tab. 3), whether the method prunes or not.
 
     Raises
     ------
     UnsupportedLayerError, MvqError : what cannot be compressed, by name.
     """
     settings = settings or CompressSettings()
+    method = METHODS[settings.method]
     graph, floats = trace(module, input_shape)
+    floats = {name: dataclasses.replace(layer, weight=layer.weight.cpu()) for name, layer in floats.items()}
     chosen = choose_layers(graph, settings)
-    d = settings.vector_length
-    vectors = {name: group(floats[name].weight.cpu(), d) for name in chosen}
-    masks = {name: magnitude_masks(vectors[name], settings.n, settings.m) for name in chosen}
-    fitted = {name: masks[name] & real_elements(floats[name].weight.shape, d) for name in chosen}
-    clusters = {}
-    if settings.codebook == "layer":
-        for name in chosen:
-            codebook, result = _cluster(name, vectors[name], fitted[name], settings, progress)
-            clusters[name] = codebook, result.assignment, len(result.changed), result.reseeded
+    kept = {name: _kept(layer.weight, settings.of(name)) for name, layer in floats.items()}
+    changes = {}
+    if method.permute:
+        floats, kept, changes = _reorder(graph, floats, kept, chosen, settings, progress)
+    weights = {name: floats[name].weight for name in chosen}
+    if method.storage == "codebook":
+        options = {"device": device, "chunk": chunk}
+        built = _clustered_weights(weights, kept, settings, options, progress)
     else:
-        together = (torch.cat([table[name] for name in chosen]) for table in (vectors, fitted))
-        codebook, result = _cluster("shared", *together, settings, progress)
-        parts = result.assignment.split([len(vectors[name]) for name in chosen])
-        for name, part in zip(chosen, parts, strict=True):
-            clusters[name] = codebook, part.clone(), len(result.changed), result.reseeded
+        built = {name: (_scalar_weight(weight, settings.of(name)), {}) for name, weight in weights.items()}
 
     layers, statistics = {}, {}
     for node in graph.layers:
         name, parts = node.name, floats[node.name]
-        if name in clusters:
-            codebook, assignment, iterations, reseeded = clusters[name]
-            weight = ClusteredWeight(codebook, assignment, masks[name], settings.n, settings.m, parts.weight.shape)
-            extra = {"iterations": iterations, "reseeded": reseeded}
-            statistics[name] = _statistics(parts.weight.cpu(), weight, extra)
-        else:
-            weight = _dense_weight(parts.weight.cpu())
-            error = (parts.weight.cpu().double() - weight().double()) ** 2
-            energy = float((parts.weight.double() ** 2).sum())
-            statistics[name] = {"storage": "int8", "sse": float(error.sum()), "energy": energy}
+        weight, recorded = built.get(name) or (_dense_weight(parts.weight), {})
+        storage = "mvq" if isinstance(weight, ClusteredWeight) else "int8"
+        statistics[name] = {"storage": storage, **recorded, **_statistics(parts.weight, kept[name], weight)}
+        if name not in chosen:
+            del statistics[name]["masked_sse"]
+        if name in changes:
+            statistics[name]["log_determinant"] = changes[name]
         layers[name] = LayerModule(node, weight, parts.bias, parts.bn)
     total = [statistics[name] for name in chosen]
     summary = {key: math.fsum(entry[key] for entry in total) for key in ("sse", "masked_sse")}

@@ -6,29 +6,31 @@ The objective is sum_j ||w_j - c_a(j) o bm_j||^2. As w_j is masked, the distance
     cost(j, c) = bm_j . (c o c) - 2 w_j . c
 
 and vectors with the same mask share the terms that count. So the vectors are sorted by mask once; each mask then needs
-one small matrix product with n + 1 instead of 2d terms, in batches whose costs stay in the cache. The product is in
-float32; where the two least costs are closer than its error bound, the vector is decided in float64, so the assignment
-is the exact minimum.
+n + 1 instead of 2d terms (:mod:`algo.nearest`). Costs are compared in float32; where the two least are closer than the
+error bound, the vector is decided in float64, so the assignment is the exact minimum.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 
+from algo import nearest
+from algo.annealing import anneal
 from hdl.config import MvqError
 
-__all__ = ["Clustering", "MaskedVectors", "masked_kmeans"]
+__all__ = ["INITIAL", "Clustering", "MaskedVectors", "masked_kmeans"]
 
-#: costs in one batch: 1024 rows of 512 codewords are 2 MiB.
-_BLOCK_COSTS = 1024 * 512
+#: ways to choose the first codewords.
+INITIAL = ("random", "k-means++")
+#: vectors that are compared at once, by type of device.
+_CHUNK = {"cpu": 512, "cuda": 1 << 17}
 #: vectors a mask must have on average for the sorted layout to pay.
-_VECTORS_PER_MASK = 24
-#: vectors that are decided in float64 at once.
-_EXACT_ROWS = 2048
-#: unit roundoff of float32.
-_ROUNDOFF = 2.0**-24
+_VECTORS_PER_MASK = 16
+#: sums that are made apart and added in order, so that the result does not depend on the number of threads.
+_PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,17 @@ class MaskedVectors:
     ----------
     vectors : float (NG, d); elements outside the mask are ignored.
     masks : bool (NG, d).
+    device : where vectors are compared, as torch names it; None is the compiled loop on the CPU. The result is the same
+        to the bit.
+    chunk : vectors that are compared at once, by each thread; bounds the memory that costs take. None is what suits the
+        device.
 
     Raises
     ------
-    MvqError : shapes that do not fit, no vectors, or a weight that is NaN or infinite.
+    MvqError : shapes that do not fit, no vectors, a weight that is NaN or infinite, or no such device.
     """
 
-    def __init__(self, vectors, masks):
+    def __init__(self, vectors, masks, device=None, chunk=None):
         vectors = np.asarray(vectors, dtype=np.float32)
         masks = np.asarray(masks, dtype=bool)
         if vectors.ndim != 2 or masks.shape != vectors.shape:
@@ -73,78 +79,43 @@ class MaskedVectors:
             raise MvqError("there are no vectors to cluster")
         if not np.isfinite(vectors).all():
             raise MvqError("weights to cluster must be finite, but some are NaN or infinite")
+        if chunk is not None and chunk < 1:
+            raise MvqError(f"chunk = {chunk}: must be at least 1; the nearest legal value is 1")
         self.count, self.length = vectors.shape
+        self.device = None if device is None else _device(device)
+        self._chunk = chunk or _CHUNK.get(self.device.type if self.device else "cpu", _CHUNK["cpu"])
         self._masks = masks
+        #: weights that survive; at least 1, to divide by.
+        self.weights = max(1, int(np.count_nonzero(masks)))
         self._values = np.where(masks, vectors, np.float32(0))
-        self._norms = np.sqrt(np.einsum("ij,ij->i", self._values, self._values, dtype=np.float64))
-        kept_row, kept_position = np.nonzero(masks)
-        self._kept_row, self._kept_position = kept_row, kept_position
-        self._kept_value = self._values[kept_row, kept_position].astype(np.float64)
         first, member = _distinct_rows(masks)
-        if self.count >= _VECTORS_PER_MASK * len(first):
-            self._group_masks, self._member = masks[first], member
-            most = max(1, int(self._group_masks.sum(axis=1).max()))
-            # the positions that survive, and, where fewer do, others, whose values are 0
-            self._positions = np.argsort(~self._group_masks, axis=1, kind="stable")[:, :most]
-        else:
-            self._group_masks, self._member, self._positions = None, np.zeros(self.count, np.int64), None
-        self._rows, self._layout = None, None
+        order = np.argsort(member, kind="stable")
+        kept = masks[first].sum(axis=1)
+        positions = np.argsort(~masks[first], axis=1, kind="stable")[:, : max(1, kept.max())]
+        member = member[order]
+        values = np.empty((positions.shape[1], self.count), np.float32)
+        for term, row in enumerate(values):
+            row[:] = self._values[order, positions[member, term]]
+        self._order = order.astype(np.int32 if self.count < 1 << 31 else np.int64)
+        #: what the compiled loops call values, positions, kept and member.
+        self._sorted = values, positions.astype(np.int32), kept.astype(np.int32), member.astype(np.int32)
+        self._grouped = self.count >= _VECTORS_PER_MASK * len(first)
+        self._blocks = self._cut(np.bincount(member) if self._grouped else np.array([self.count]))
+        self._on_device = None
 
-    def _factors(self, groups, codebook):
-        """What to multiply :meth:`_terms` with, to get the costs of the vectors in each of ``groups``.
+    def _cut(self, lengths):
+        """Int64 (blocks, 2): [first, stop) of every chunk of consecutive runs of ``lengths`` vectors."""
+        stops = np.cumsum(lengths)
+        counts = -(-lengths // self._chunk)
+        run = np.repeat(np.arange(len(lengths)), counts)
+        place = np.arange(len(run)) - np.repeat(np.cumsum(counts) - counts, counts)
+        begin = (stops - lengths)[run] + place * self._chunk
+        return np.stack([begin, np.minimum(begin + self._chunk, stops[run])], axis=1)
 
-        Returns
-        -------
-        (factors, largest) : float32 (groups, terms, k), and for each group its largest masked codeword squared.
-        """
-        square = codebook.T.astype(np.float64) ** 2
-        if self._group_masks is None:
-            return np.concatenate([-2 * codebook.T, square.astype(np.float32)])[None], square.sum(axis=0).max(
-                keepdims=True
-            )
-        constant = (self._group_masks.astype(np.float64) @ square).astype(np.float32)
-        factors = np.empty((len(groups), self._positions.shape[1] + 1, len(codebook)), np.float32)
-        factors[:, :-1] = (-2 * codebook.T)[self._positions[groups]]
-        factors[:, -1] = constant[groups]
-        return factors, constant.max(axis=1).astype(np.float64)
-
-    def _terms(self, vectors):
-        """Float32 (len(vectors), terms): surviving weights and 1, or [w, bm] when all vectors are in one group."""
-        if self._group_masks is None:
-            return np.concatenate([self._values[vectors], self._masks[vectors].astype(np.float32)], axis=1)
-        values = np.take_along_axis(self._values[vectors], self._positions[self._member[vectors]], axis=1)
-        return np.concatenate([values, np.ones((len(vectors), 1), np.float32)], axis=1)
-
-    def _lay_out(self, rows):
-        """Batches of blocks of vectors with the same mask: in a batch all as long as its longest, ``rows`` at most.
-
-        Returns
-        -------
-        (slots, terms, groups, batches) : the vector in each row of the layout (a block's last is repeated to fill
-        it), its terms, the groups in the order of their last blocks, so that those of a batch follow each other, and
-        for each batch (first row, blocks, rows in a block, place of its first group).
-        """
-        if self._rows == rows:
-            return self._layout
-        order = np.argsort(self._member, kind="stable")
-        blocks, start = [], 0
-        for group, stop in enumerate(np.cumsum(np.bincount(self._member)).tolist()):
-            blocks += [(group, order[first : min(first + rows, stop)]) for first in range(start, stop, rows)]
-            start = stop
-        blocks.sort(key=lambda block: -len(block[1]))
-        # a group may have several blocks of all the rows, each a batch of its own, but only one that is shorter
-        place = {group: i for i, group in enumerate(reversed(dict.fromkeys(group for group, _ in reversed(blocks))))}
-        slots, batches, block, begin = [], [], 0, 0
-        while block < len(blocks):
-            length = len(blocks[block][1])
-            batch = blocks[block : block + rows // length]
-            for _, vectors in batch:
-                slots += [vectors, np.repeat(vectors[-1:], length - len(vectors))]
-            batches.append((begin, len(batch), length, place[batch[0][0]]))
-            begin, block = begin + len(batch) * length, block + len(batch)
-        slots = np.concatenate(slots)
-        self._rows, self._layout = rows, (slots, torch.from_numpy(self._terms(slots)), np.array(list(place)), batches)
-        return self._layout
+    def _parts(self):
+        """[first, stop) of _PARTS nearly equal parts of the sorted vectors."""
+        edges = np.linspace(0, self.count, _PARTS + 1).astype(np.int64).tolist()
+        return list(pairwise(edges))
 
     def assign(self, codebook):
         """The nearest codeword of each vector, argmin_c ||w_j - c o bm_j||^2 (eq. 2); of equals, the first.
@@ -155,70 +126,63 @@ class MaskedVectors:
 
         Returns
         -------
-        int64 (NG,).
+        int32 (NG,).
         """
         codebook = np.ascontiguousarray(codebook, dtype=np.float32)
-        count = len(codebook)
-        if count == 1:
-            return np.zeros(self.count, np.int64)
-        rows = max(1, min(_BLOCK_COSTS // count, self.count))
-        slots, terms, groups, batches = self._lay_out(rows)
-        factors, largest = self._factors(groups, codebook)
-        factors = torch.from_numpy(factors)
-        nearest, margin = np.empty(len(slots), np.int64), np.empty(len(slots), np.float32)
-
-        def work(part):
-            space = torch.empty(rows, count)
-            costs, offsets = space.numpy(), np.arange(rows) * count
-            flat = costs.reshape(-1)
-            for begin, blocks, length, first in part:
-                used = blocks * length
-                end = begin + used
-                product = space[:used].view(blocks, length, count)
-                left = terms[begin:end].view(blocks, length, -1)
-                torch.bmm(left, factors[first : first + blocks], out=product)
-                least = costs[:used].argmin(axis=1)
-                nearest[begin:end] = least
-                least += offsets[:used]
-                lowest = flat[least]
-                flat[least] = np.inf
-                least = costs[:used].argmin(axis=1)
-                least += offsets[:used]
-                np.subtract(flat[least], lowest, out=margin[begin:end])
-
+        if self.device is not None:
+            precision = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("highest")  # others round more than the bound allows
+            try:
+                return self._assign_on_device(codebook)
+            finally:
+                torch.set_float32_matmul_precision(precision)
+        result = np.empty(self.count, np.int32)
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # the products are small: one thread each, and several of them at once
-        try:
-            if threads == 1:
-                work(batches)
-            else:
-                with ThreadPoolExecutor(threads) as pool:
-                    list(pool.map(work, (batches[i::threads] for i in range(threads))))
-        finally:
-            torch.set_num_threads(threads)
-        best, gap = np.empty(self.count, np.int64), np.empty(self.count, np.float32)
-        best[slots], gap[slots] = nearest, margin
-        self._decide(codebook, best, gap, largest, terms.shape[1])
-        return best
+        # about as many vectors each, and several parts a thread, as another program may slow one of them
+        goals = np.linspace(0, self.count, 4 * threads + 1)[1:-1] if threads > 1 else []
+        parts = np.split(self._blocks, np.searchsorted(self._blocks[:, 0], goals))
+        self._share(
+            lambda part: nearest.assign(part, self._grouped, *self._sorted, self._order, codebook, result), parts
+        )
+        return result
 
-    def _decide(self, codebook, best, gap, largest, terms):
-        """Replace in ``best`` what float32 cannot tell apart by the minimum in float64."""
-        bound = self._norms * (2 * np.sqrt(largest))[self._member]
-        bound += largest[self._member]
-        bound *= 2 * (terms + 2) * _ROUNDOFF
-        (close,) = np.nonzero(gap <= bound)
-        exact = codebook.astype(np.float64)
-        square = exact.T**2
-        for start in range(0, len(close), _EXACT_ROWS):
-            rows = close[start : start + _EXACT_ROWS]
-            costs = self._masks[rows].astype(np.float64) @ square - 2 * (
-                self._values[rows].astype(np.float64) @ exact.T
-            )
-            best[rows] = costs.argmin(axis=1)
+    @staticmethod
+    def _share(work, parts):
+        """``work(part)`` for all parts, on as many threads as torch has."""
+        threads = torch.get_num_threads()
+        if threads == 1:
+            for part in parts:
+                work(part)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, parts))
 
-    def _elements(self, assignment):
-        """Flat index into the codebook of every weight that survives."""
-        return assignment[self._kept_row] * self.length + self._kept_position
+    def _assign_on_device(self, codebook):
+        """:meth:`assign` with torch: the two least costs of all codewords in float32, close ones again in float64."""
+        if self._on_device is None:
+            self._on_device = tuple(torch.from_numpy(array).to(self.device) for array in (self._values, self._masks))
+        values, masks = self._on_device
+        book = torch.from_numpy(codebook).to(self.device)
+        exact = book.double()
+        squares = exact**2
+        largest = float(squares.sum(dim=1).max())
+        factors = torch.cat([-2 * book, squares.float()], dim=1).T.contiguous()
+        result = torch.zeros(self.count, dtype=torch.int32)
+        for begin in range(0, self.count, self._chunk):
+            part = slice(begin, begin + self._chunk)
+            vectors, mask = values[part], masks[part]
+            costs = torch.cat([vectors, mask.float()], dim=1) @ factors
+            least, best = costs.topk(min(2, len(book)), dim=1, largest=False)
+            gap = (least[:, -1] - least[:, 0]).double()
+            norm = (vectors.double() ** 2).sum(dim=1)
+            magnitude = largest + 2 * torch.sqrt(norm * largest)
+            bound = 2 * (factors.shape[0] + 4) * (nearest.ROUNDOFF * magnitude + nearest.UNDERFLOW)
+            close = (~((gap > bound) & (magnitude < nearest.OVERFLOW))).nonzero()[:, 0]
+            best = best[:, 0]
+            again = mask[close].double() @ squares.T - 2 * (vectors[close].double() @ exact.T)
+            best[close] = again.argmin(dim=1)
+            result[part] = best.int().cpu()
+        return result.numpy()
 
     def update(self, codebook, assignment):
         """Mean, element by element, of the surviving weights of each cluster (eq. 3 and 4).
@@ -229,20 +193,43 @@ class MaskedVectors:
         -------
         float32 (k, d).
         """
-        elements = self._elements(assignment)
-        total = np.bincount(elements, self._kept_value, codebook.size)
-        uses = np.bincount(elements, minlength=codebook.size)
-        mean = np.where(uses > 0, total / np.maximum(uses, 1), codebook.reshape(-1))
-        return mean.reshape(codebook.shape).astype(np.float32)
+        parts = self._parts()
+        total, uses = (np.zeros((len(parts), *codebook.shape), kind) for kind in (np.float64, np.int64))
+
+        def work(part):
+            nearest.accumulate(*parts[part], *self._sorted, self._order, assignment, total[part], uses[part])
+
+        self._share(work, range(len(parts)))
+        total, uses = total.sum(axis=0), uses.sum(axis=0)
+        return np.where(uses > 0, total / np.maximum(uses, 1), codebook).astype(np.float32)
 
     def errors(self, codebook, assignment):
         """Float64 (NG,): ||w_j - c_a(j) o bm_j||^2 of each vector."""
-        difference = self._kept_value - codebook.reshape(-1)[self._elements(assignment)]
-        return np.bincount(self._kept_row, difference * difference, self.count)
+        result = np.empty(self.count)
+        self._share(
+            lambda part: nearest.errors(*part, *self._sorted, self._order, codebook, assignment, result), self._parts()
+        )
+        return result
 
-    def initial(self, codewords, seed):
-        """Float32 (k, d): masked vectors drawn at random, distinct as far as there are enough (paper section 3)."""
-        order = np.random.default_rng(seed).permutation(self.count)
+    def initial(self, codewords, seed, method="random"):
+        """First codewords: masked vectors, distinct as far as there are enough.
+
+        Parameters
+        ----------
+        codewords : k.
+        seed : draws them.
+        method : ``random`` (paper section 3), or ``k-means++``, where the chance of a vector is its squared masked
+            distance ||w - c o bm||^2 to the nearest codeword that is already drawn.
+
+        Returns
+        -------
+        float32 (k, d).
+        """
+        generator = np.random.default_rng(seed)
+        return (self._random if method == "random" else self._plus_plus)(codewords, generator)
+
+    def _random(self, codewords, generator):
+        order = generator.permutation(self.count)
         drawn = min(2 * codewords, self.count)
         while True:
             first, _ = _distinct_rows(self._values[order[:drawn]])
@@ -253,6 +240,20 @@ class MaskedVectors:
         if len(chosen) < codewords:
             chosen = np.concatenate([chosen, np.setdiff1d(np.arange(self.count), chosen)[: codewords - len(chosen)]])
         return self._values[order[chosen]]
+
+    def _plus_plus(self, codewords, generator):
+        distance, parts = np.full(self.count, np.inf), self._parts()
+        place, chosen = int(generator.integers(self.count)), []
+        for _ in range(codewords):
+            chosen.append(self._order[place])
+            codeword = self._values[chosen[-1]]
+            self._share(lambda part: nearest.lower(*part, *self._sorted, codeword, distance), parts)  # noqa: B023
+            chance = np.cumsum(distance)
+            if not chance[-1] > 0:  # every vector is a codeword already
+                break
+            place = min(int(np.searchsorted(chance, generator.random() * chance[-1], side="right")), self.count - 1)
+        rest = np.setdiff1d(np.arange(self.count), chosen)[: codewords - len(chosen)]
+        return self._values[np.concatenate([np.array(chosen, np.int64), rest])]
 
     def reseed(self, codebook, assignment):
         """Give each empty codeword the vector that fits worst; return how many were given one.
@@ -270,6 +271,15 @@ class MaskedVectors:
         return len(worst)
 
 
+def _device(name):
+    """``name`` as a torch device that is there, or MvqError."""
+    try:
+        torch.zeros(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise MvqError(f"device = {str(name)!r}: torch cannot use it here; the nearest legal value is 'cpu'") from error
+
+
 def _distinct_rows(array):
     """Index of the first of each distinct row, and for every row which of them it equals."""
     data = np.packbits(array, axis=1) if array.dtype == bool else np.ascontiguousarray(array + 0.0).view(np.uint8)
@@ -282,7 +292,44 @@ def _distinct_rows(array):
     return first, member.reshape(-1)
 
 
-def masked_kmeans(vectors, masks, codewords, *, seed=0, iterations=100, tolerance=1e-3, progress=None):
+def _lloyd(data, codebook, iterations, tolerance, progress):
+    """Assign and update from ``codebook`` on until few assignments change."""
+    assignment = np.full(data.count, -1, np.int32)
+    changed, reseeded = [], 0
+    for iteration in range(iterations):
+        previous, assignment = assignment, data.assign(codebook)
+        changed.append(int((assignment != previous).sum()))
+        codebook = data.update(codebook, assignment)
+        progress(iteration + 1)
+        if changed[-1] < tolerance * data.count or changed[-1] == 0:
+            break
+        if iteration + 1 < iterations:
+            reseeded += data.reseed(codebook, assignment)
+    progress(iterations)
+    return Clustering(
+        codebook=torch.from_numpy(codebook),
+        assignment=torch.from_numpy(assignment.astype(np.int64)),
+        sse=float(data.errors(codebook, assignment).sum()),
+        changed=tuple(changed),
+        reseeded=reseeded,
+    )
+
+
+def masked_kmeans(
+    vectors,
+    masks,
+    codewords,
+    *,
+    seed=0,
+    iterations=100,
+    tolerance=1e-3,
+    initial="random",
+    restarts=1,
+    annealing=0,
+    device=None,
+    chunk=None,
+    progress=None,
+):
     """Cluster masked subvectors (paper section 4.4).
 
     Parameters
@@ -293,7 +340,11 @@ def masked_kmeans(vectors, masks, codewords, *, seed=0, iterations=100, toleranc
     seed : draws the initial codewords; the same seed gives the same result.
     iterations : at most this many.
     tolerance : stop when fewer than this part of the assignments changed (0.1 % in the paper's section 3).
-    progress : called with (iterations done, iterations at most).
+    initial : how the first codewords are chosen, one of :data:`INITIAL`.
+    restarts : runs with the seeds ``seed``, ``seed + 1``, ...; the one with the least error is the result.
+    annealing : iterations with noise on the codewords (:mod:`algo.annealing`) before the others; the paper has none.
+    device, chunk : as for :class:`MaskedVectors`; the result does not depend on them.
+    progress : called with (iterations done, iterations at most), over all restarts.
 
     Returns
     -------
@@ -301,35 +352,26 @@ def masked_kmeans(vectors, masks, codewords, *, seed=0, iterations=100, toleranc
 
     Raises
     ------
-    MvqError : more codewords than vectors, or vectors that cannot be clustered.
+    MvqError : more codewords than vectors, vectors that cannot be clustered, or a setting that cannot be.
     """
-    data = MaskedVectors(vectors, masks)
+    data = MaskedVectors(vectors, masks, device, chunk)
     if not 1 <= codewords <= data.count:
         raise MvqError(
             f"codewords = {codewords}: must be 1 to the number of vectors, {data.count}; "
             f"the nearest legal value is {min(max(codewords, 1), data.count)}"
         )
-    if iterations < 1:
-        raise MvqError(f"iterations = {iterations}: must be at least 1")
-    codebook = data.initial(codewords, seed)
-    assignment = np.full(data.count, -1)
-    changed, reseeded = [], 0
-    for iteration in range(iterations):
-        previous, assignment = assignment, data.assign(codebook)
-        changed.append(int((assignment != previous).sum()))
-        codebook = data.update(codebook, assignment)
-        if progress:
-            progress(iteration + 1, iterations)
-        if changed[-1] < tolerance * data.count or changed[-1] == 0:
-            break
-        if iteration + 1 < iterations:
-            reseeded += data.reseed(codebook, assignment)
-    if progress:
-        progress(iterations, iterations)
-    return Clustering(
-        codebook=torch.from_numpy(codebook),
-        assignment=torch.from_numpy(assignment),
-        sse=float(data.errors(codebook, assignment).sum()),
-        changed=tuple(changed),
-        reseeded=reseeded,
-    )
+    for name, value, least in (("iterations", iterations, 1), ("restarts", restarts, 1), ("annealing", annealing, 0)):
+        if value < least:
+            raise MvqError(f"{name} = {value}: must be at least {least}; the nearest legal value is {least}")
+    if initial not in INITIAL:
+        raise MvqError(f"initial = {initial!r}: must be one of {', '.join(INITIAL)}")
+    runs, each = [], annealing + iterations
+    for run in range(restarts):
+
+        def step(done, before=run * each):
+            if progress:
+                progress(before + done, restarts * each)
+
+        codebook = anneal(data, data.initial(codewords, seed + run, initial), annealing, seed + run, step)
+        runs.append(_lloyd(data, codebook, iterations, tolerance, lambda done, step=step: step(annealing + done)))
+    return min(runs, key=lambda result: result.sse)

@@ -8,6 +8,7 @@ from torch import nn
 from algo.codebook import MaskedLookup, Quantise, quantise
 from algo.execute import convolve, evaluate
 from algo.grouping import ungroup
+from algo.vecq import VecqWeight
 from golden import checkpoint as formats
 from golden.masks import encode_masks
 
@@ -24,18 +25,19 @@ class CodebookModule(nn.Module):
     ----------
     name : its ID in the checkpoint.
     values : float32 (k, d), real codewords.
-    scale : s_w, what one step of the 8-bit codewords is worth (paper eq. 5).
+    scale : s_w, what one step of the integer codewords is worth (paper eq. 5).
+    bits : q_c, of an element of an integer codeword.
     """
 
-    def __init__(self, name, values, scale):
+    def __init__(self, name, values, scale, bits=8):
         super().__init__()
-        self.name = name
+        self.name, self.bits = name, bits
         self.values = nn.Parameter(values.detach().float().clone())
         self.scale = nn.Parameter(torch.tensor(float(scale), dtype=torch.float32))
 
     def levels(self):
         """Float32 (k, d): the integer codewords."""
-        return quantise(self.values, self.scale)
+        return quantise(self.values, self.scale, self.bits)
 
     @torch.no_grad()
     def requantise(self):
@@ -68,7 +70,7 @@ class ClusteredWeight(nn.Module):
 
     def forward(self):
         """Real weight of ``shape``, differentiable in the codebook by eq. 6."""
-        values = Quantise.apply(self.codebook.values, self.codebook.scale)
+        values = Quantise.apply(self.codebook.values, self.codebook.scale, self.codebook.bits)
         return ungroup(MaskedLookup.apply(values, self.assignment, self.mask), self.shape)
 
     def levels(self):
@@ -127,7 +129,7 @@ class LayerModule(nn.Module):
     Parameters
     ----------
     node : the graph's node.
-    weight : :class:`ClusteredWeight` or :class:`DenseWeight`.
+    weight : :class:`ClusteredWeight`, :class:`DenseWeight` or :class:`algo.vecq.VecqWeight`.
     bias : float32 (K,) before the normalisation, or None.
     bn : :class:`algo.frontend.BatchNorm`, or None.
     affine : (channel_scale, channel_bias) float32 (K,) of a stored layer; replaces ``bias`` and ``bn``.
@@ -208,7 +210,7 @@ class CompressedNetwork(nn.Module):
         return evaluate(self.graph, x, lambda node, value: layers[node.name](value), observe)
 
     def requantise(self):
-        """Round every codebook to its 8 bits."""
+        """Round every codebook to its bits."""
         for codebook in self.codebooks.values():
             codebook.requantise()
 
@@ -221,7 +223,10 @@ class CompressedNetwork(nn.Module):
         """
         codebooks = {
             name: formats.Codebook(
-                name, module.levels().detach().cpu().numpy().astype(np.int8), np.float32(module.scale.item())
+                name,
+                module.levels().detach().cpu().numpy().astype(np.int8),
+                np.float32(module.scale.item()),
+                module.bits,
             )
             for name, module in self.codebooks.items()
         }
@@ -236,7 +241,10 @@ class CompressedNetwork(nn.Module):
         """The network that ``checkpoint`` stores; its normalisation is folded, its scales and biases can be trained."""
         codebooks = {
             name: CodebookModule(
-                name, torch.from_numpy(stored.values.astype(np.float32)) * float(stored.scale), stored.scale
+                name,
+                torch.from_numpy(stored.values.astype(np.float32)) * float(stored.scale),
+                stored.scale,
+                stored.element_bits,
             )
             for name, stored in checkpoint.codebooks.items()
         }
@@ -247,6 +255,8 @@ class CompressedNetwork(nn.Module):
                 assignment = torch.from_numpy(stored.index.astype(np.int64))
                 codebook, mask = codebooks[stored.codebook.name], torch.from_numpy(stored.masks())
                 weight = ClusteredWeight(codebook, assignment, mask, stored.n, stored.m, node.weight_shape)
+            elif stored.bits < 8:
+                weight = VecqWeight.stored(stored)
             else:
                 values = torch.from_numpy(stored.weight.astype(np.float32))
                 weight = DenseWeight(values, torch.ones(len(values)))

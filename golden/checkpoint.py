@@ -6,10 +6,10 @@ of the tensors and of itself. The tensors of a layer ``conv1`` are
 | tensor | type | content |
 |---|---|---|
 | conv1.channel_scale, conv1.channel_bias | float32 (K,) | y = conv(x, w_int) * scale + bias, BN folded in |
-| conv1.weight | int8, torch's shape | storage "int8" |
+| conv1.weight | int8, torch's shape | storage "int8"; where the manifest says ``bits`` k, 2c + 1 with c of k bits |
 | conv1.index | uint64 words | storage "mvq": codebook index of each vector, ceil(log2 k) bits (at least 1) each |
 | conv1.mask | uint64 words | storage "mvq", absent when n == m: ceil(log2 C(m, n)) bits for each m elements |
-| codebook.ID.values | int8 (k, d) | codewords |
+| codebook.ID.values | int8 (k, d) | codewords, of as many bits as the manifest's ``element_bits`` say (8 without it) |
 | codebook.ID.scale | float32 () | what one step of ``values`` is worth |
 
 Vectors are in the order (ceil(K / d), C / groups, kh, kw): one vector is d consecutive output channels at one input
@@ -41,9 +41,10 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 TENSORS = "tensors.safetensors"
 
-#: b_f and q_c of eq. 7: bits of an uncompressed weight and of an element of a codeword.
+#: b_f of eq. 7: bits of an uncompressed weight.
 FLOAT_BITS = 32
-CODEWORD_BITS = 8
+#: bits of an integer weight, and of an element of a codeword, unless the checkpoint says that it has fewer.
+INT_BITS = 8
 
 
 class CheckpointError(MvqError):
@@ -61,6 +62,12 @@ def _array(value, dtype, what, shape=None):
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
         raise CheckpointError(f"{what} holds {value[where]} at {where}; every value must be finite")
     return np.asarray(value, order="C")
+
+
+def _check_bits(bits, least, what):
+    """Raise CheckpointError unless ``bits`` is an integer from ``least`` to 8."""
+    if not isinstance(bits, int) or not least <= bits <= INT_BITS:
+        raise CheckpointError(f"{what} = {bits!r}: must be an integer from {least} to {INT_BITS}")
 
 
 def _check_indices(value, shape, limit, what):
@@ -81,16 +88,25 @@ class Codebook:
     name : its ID in the checkpoint; the layer's name for a layer-wise codebook.
     values : int8 (k, d).
     scale : what one step of ``values`` is worth (paper eq. 5); layers carry it in their ``channel_scale`` already.
+    element_bits : q_c of eq. 7, 2 to 8; ``values`` are in the range of so many bits.
     """
 
     name: str
     values: np.ndarray
     scale: np.float32
+    element_bits: int = INT_BITS
 
     def __post_init__(self):
         object.__setattr__(self, "values", _array(self.values, np.int8, f"codebook {self.name!r}: values"))
         if self.values.ndim != 2 or 0 in self.values.shape:
             raise CheckpointError(f"codebook {self.name!r}: values must be (k, d), not {self.values.shape}")
+        _check_bits(self.element_bits, 2, f"codebook {self.name!r}: element_bits")
+        highest = (1 << self.element_bits - 1) - 1
+        for value in (self.values.min(), self.values.max()):
+            if not -highest - 1 <= value <= highest:
+                raise CheckpointError(
+                    f"codebook {self.name!r}: values hold {value}, which has more than {self.element_bits} bits"
+                )
         scale = _array(np.float32(self.scale), np.float32, f"codebook {self.name!r}: scale", ())
         object.__setattr__(self, "scale", np.float32(scale))
 
@@ -112,7 +128,7 @@ class Codebook:
     @property
     def bits(self):
         """b_c of eq. 7: k * d * q_c."""
-        return self.values.size * CODEWORD_BITS
+        return self.values.size * self.element_bits
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -140,26 +156,37 @@ class DenseLayer(Layer):
     Parameters
     ----------
     weight : int8 (K, C / groups, kh, kw) or (K, F).
+    bits : k. Below 8 the weights are 2c + 1 with c of so many bits, as of a uniform quantiser without a zero (VecQ).
     """
 
     weight: np.ndarray
+    bits: int = INT_BITS
 
     def _check(self, name, shape):
         super()._check(name, shape)
-        _array(self.weight, np.int8, f"layer {name!r}: weight", shape)
+        weight = _array(self.weight, np.int8, f"layer {name!r}: weight", shape)
+        _check_bits(self.bits, 1, f"layer {name!r}: bits")
+        if self.bits < INT_BITS:
+            wrong = weight[
+                (weight % 2 == 0) | (weight.astype(np.int16) > (1 << self.bits) - 1) | (weight < 1 - (1 << self.bits))
+            ]
+            if wrong.size:
+                raise CheckpointError(
+                    f"layer {name!r}: weight holds {wrong[0]}, which is no 2c + 1 with c of {self.bits} bits"
+                )
 
     def _weights(self, shape):
         return self.weight
 
     def _manifest(self):
-        return {"storage": "int8"}
+        return {"storage": "int8"} | ({"bits": self.bits} if self.bits < INT_BITS else {})
 
     def _tensors(self):
         return {"weight": self.weight}
 
     @classmethod
     def _load(cls, name, entry, shape, tensor, codebooks, affine):
-        return cls(weight=tensor(f"{name}.weight"), **affine)
+        return cls(weight=tensor(f"{name}.weight"), bits=entry.get("bits", INT_BITS), **affine)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -221,6 +248,7 @@ class MvqLayer(Layer):
             "n": self.n,
             "m": self.m,
             "codebook": self.codebook.name,
+            **({"element_bits": self.codebook.element_bits} if self.codebook.element_bits < INT_BITS else {}),
         }
 
     def _tensors(self):
@@ -232,7 +260,7 @@ class MvqLayer(Layer):
     @classmethod
     def _load(cls, name, entry, shape, tensor, codebooks, affine):
         n, m, d = (int(entry[key]) for key in ("n", "m", "vector_length"))
-        codebook = codebooks(entry["codebook"])
+        codebook = codebooks(entry["codebook"], entry.get("element_bits", INT_BITS))
         if codebook.vector_length != d:
             raise CheckpointError(f"vector_length = {d}, but its codebook has vectors of {codebook.vector_length}")
         count, width = _vector_count(shape, d), mask_code_width(n, m)
@@ -331,7 +359,7 @@ class Checkpoint:
         Returns
         -------
         dict : ``weights`` (a count, padding left out), ``assignments`` b_a, ``masks`` b_m, ``codebook`` b_c (shared
-        codebooks in full), ``dense`` (int8 weights), ``affine`` (scale and bias), all in bits but the first.
+        codebooks in full), ``dense`` (integer weights), ``affine`` (scale and bias), all in bits but the first.
         """
         layer = self.layers[name]
         bits = {
@@ -347,7 +375,7 @@ class Checkpoint:
             bits["masks"] = 0 if layer.mask_codes is None else layer.mask_codes.size * layer.code_width
             bits["codebook"] = layer.codebook.bits
         else:
-            bits["dense"] = 8 * layer.weight.size
+            bits["dense"] = layer.bits * layer.weight.size
         return bits
 
     def sizes(self):
@@ -356,13 +384,18 @@ class Checkpoint:
         Returns
         -------
         dict : ``layers`` (name -> :meth:`layer_bits`); ``formula_ratio``, the paper's eq. 7 over the layers stored as
-        "mvq", each codebook counted once and padding not counted as weights (None without such layers);
+        "mvq", or with fewer than 8 bits a weight, each codebook counted once and padding not counted as weights (None
+        without such layers);
         ``float_bytes``, the float32 weights and biases of every layer; ``file_bytes`` of manifest and tensors;
         ``file_ratio`` = float_bytes / file_bytes.
         """
         layers = {name: self.layer_bits(name) for name in self.layers}
-        compressed = [bits for name, bits in layers.items() if isinstance(self.layers[name], MvqLayer)]
-        packed = sum(bits["assignments"] + bits["masks"] for bits in compressed)
+        compressed = [
+            bits
+            for name, bits in layers.items()
+            if isinstance(self.layers[name], MvqLayer) or self.layers[name].bits < INT_BITS
+        ]
+        packed = sum(bits["assignments"] + bits["masks"] + bits["dense"] for bits in compressed)
         packed += sum(codebook.bits for codebook in self.codebooks.values())
         float_bytes = sum(4 * (bits["weights"] + self.layers[name].channel_bias.size) for name, bits in layers.items())
         file_bytes = sum(len(content) for content in self._files().values())
@@ -463,10 +496,12 @@ class Checkpoint:
             unused.discard(name)
             return tensors[name]
 
-        def codebook(name):
+        def codebook(name, bits):
             if name not in codebooks:
                 values, scale = tensor(f"codebook.{name}.values"), tensor(f"codebook.{name}.scale")
-                codebooks[name] = Codebook(name, values, scale)
+                codebooks[name] = Codebook(name, values, scale, bits)
+            if codebooks[name].element_bits != bits:
+                raise CheckpointError(f"codebook {name!r} has element_bits {codebooks[name].element_bits} and {bits}")
             return codebooks[name]
 
         graph, layers = Graph.from_dict(manifest["graph"]), {}

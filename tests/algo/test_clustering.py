@@ -109,12 +109,11 @@ def test_assignment_where_float32_cannot_tell_codewords_apart():
     assert assignment.max() < 40
 
 
-@pytest.mark.parametrize("size", [7, 40, 1000, 1 << 20])
+@pytest.mark.parametrize("size", [1, 7, 100, 1 << 20])
 @pytest.mark.parametrize("n", [1, 4])
-def test_assignment_in_batches_of_any_size(monkeypatch, size, n):
-    monkeypatch.setattr("algo.masked_kmeans._BLOCK_COSTS", size)
+def test_assignment_in_chunks_of_any_size(size, n):
     vectors, masks = sample(777, 4, n, 4)
-    data = MaskedVectors(vectors, masks)
+    data = MaskedVectors(vectors, masks, chunk=size)
     codebook = data.initial(10, 0)
     assert np.array_equal(data.assign(codebook), squared_distances(vectors, masks, codebook).argmin(axis=1))
 
@@ -131,6 +130,121 @@ def test_assignment_is_the_same_with_any_number_of_threads(threads):
     finally:
         torch.set_num_threads(before)
     assert np.array_equal(found, squared_distances(vectors, masks, data.initial(64, 0)).argmin(axis=1))
+
+
+@pytest.mark.parametrize(("count", "n", "k"), [(1500, 1, 37), (700, 4, 64), (50, 4, 1)])
+@pytest.mark.parametrize("chunk", [64, None])
+def test_torch_on_a_device_gives_the_same_to_the_bit(count, n, k, chunk):
+    vectors, masks = sample(count, 8, n, 4 if n < 4 else 8)
+    ours = masked_kmeans(vectors, masks, k, iterations=5)
+    found = masked_kmeans(vectors, masks, k, iterations=5, device="cpu", chunk=chunk)
+    assert torch.equal(found.codebook, ours.codebook)
+    assert torch.equal(found.assignment, ours.assignment)
+    assert found.sse == ours.sse
+
+
+def test_a_device_computes_as_exactly_whatever_torch_is_set_to():
+    vectors, masks = sample(500, 16, 4, 16)
+    data = MaskedVectors(vectors, masks, "cpu")
+    codebook = data.initial(64, 0)
+    expected = squared_distances(vectors, masks, codebook).argmin(axis=1)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert np.array_equal(data.assign(codebook), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("scale", [1e-21, 1e-18, 1e19])
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_assignment_where_float32_underflows_or_overflows(scale, device):
+    vectors, masks = sample(300, 8, 2, 4)
+    vectors = vectors * scale
+    data = MaskedVectors(vectors, masks, device)
+    codebook = data.initial(20, 0)
+    distances = squared_distances(vectors, masks, codebook)
+    found = distances[np.arange(300), data.assign(codebook)]
+    assert np.allclose(found, distances.min(axis=1), rtol=1e-9, atol=1e-12 * scale**2)
+
+
+def test_a_device_that_is_not_there():
+    with pytest.raises(MvqError, match=r"device = 'nowhere'.*'cpu'"):
+        MaskedVectors(np.ones((3, 4)), np.ones((3, 4), bool), device="nowhere")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_update_and_errors_are_the_same_with_any_number_of_threads(threads):
+    vectors, masks = sample(999, 16, 4, 16)
+    data = MaskedVectors(vectors, masks)
+    codebook = data.initial(20, 0)
+    assignment = data.assign(codebook)
+    expected = data.update(codebook, assignment), data.errors(codebook, assignment)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = data.update(codebook, assignment), data.errors(codebook, assignment)
+    finally:
+        torch.set_num_threads(before)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_k_means_plus_plus_draws_by_the_squared_masked_distance():
+    """The second codeword's frequencies, over many seeds, against the definition."""
+    vectors, masks = sample(6, 4, 2, 4)
+    data = MaskedVectors(vectors, masks)
+    sparse = (vectors * masks).numpy()
+    count, trials = np.zeros((6, 6)), 6000
+    for seed in range(trials):
+        pair = data.initial(2, seed, "k-means++")
+        first, second = (int((sparse == codeword).all(axis=1).argmax()) for codeword in pair)
+        count[first, second] += 1
+    distances = squared_distances(vectors, masks, sparse).T  # (codeword, vector)
+    chance = distances / distances.sum(axis=1, keepdims=True) / 6
+    assert not count[chance == 0].any()
+    assert np.abs(count / trials - chance).max() < 5 * np.sqrt(chance.max() / trials)
+
+
+def test_k_means_plus_plus_finds_separated_clusters_that_random_codewords_miss():
+    generator = torch.Generator().manual_seed(0)
+    centres = 100 * torch.randn(40, 16, generator=generator)
+    vectors = centres.repeat(25, 1) + torch.randn(1000, 16, generator=generator)
+    masks = torch.ones_like(vectors, dtype=torch.bool)
+    spread, random = (masked_kmeans(vectors, masks, 40, initial=method).sse for method in ("k-means++", "random"))
+    assert spread == pytest.approx(16 * 1000, rel=0.1)
+    assert random > 10 * spread
+
+
+def test_k_means_plus_plus_with_fewer_distinct_vectors_than_codewords():
+    vectors = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).repeat(5, 1)
+    data = MaskedVectors(vectors, torch.ones_like(vectors, dtype=torch.bool))
+    assert data.initial(7, 0, "k-means++").shape == (7, 2)
+    assert masked_kmeans(vectors, torch.ones_like(vectors, dtype=torch.bool), 7, initial="k-means++").sse == 0
+
+
+def test_restarts_keep_the_best_seed():
+    vectors, masks = sample(1500, 8, 2, 8)
+    calls = []
+    best = masked_kmeans(vectors, masks, 24, seed=5, restarts=3, progress=lambda *step: calls.append(step))
+    runs = [masked_kmeans(vectors, masks, 24, seed=seed) for seed in (5, 6, 7)]
+    assert best.sse == min(run.sse for run in runs)
+    assert len({run.sse for run in runs}) == 3
+    assert calls[-1] == (300, 300)
+    assert calls == sorted(calls)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"initial": "best"}, "initial = 'best': must be one of random, k-means"),
+        ({"restarts": 0}, "restarts = 0.*nearest legal value is 1"),
+        ({"iterations": 0}, "iterations = 0"),
+        ({"chunk": 0}, "chunk = 0"),
+    ],
+)
+def test_clustering_settings_that_cannot_be(settings, named):
+    with pytest.raises(MvqError, match=named):
+        masked_kmeans(*sample(20, 16, 4, 16), 4, **settings)
 
 
 def test_update_is_the_mean_of_the_surviving_weights():
