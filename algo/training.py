@@ -5,6 +5,7 @@ With a folder, ``last.pt`` holds everything after each complete epoch, ``best.pt
 settings ends in the same weights, to the bit, as one that was not.
 """
 
+import copy
 import dataclasses
 import io
 import json
@@ -41,6 +42,8 @@ class TrainingSettings:
     weight_decay : of the weights that decay; of all, unless the caller groups them.
     distillation : what the teacher counts where there is one, 0 to 1; the labels count the rest.
     temperature : of the softmax that compares with the teacher.
+    keep : ``last`` or ``best``, the epoch whose weights the network has in the end; best is the highest accuracy on the
+        validation images, or, without these, the lowest loss.
     seed : draws the order of the images and their augmentation.
 
     Raises
@@ -56,7 +59,8 @@ class TrainingSettings:
     nesterov: bool = False
     weight_decay: float = 0.0
     distillation: float = 0.5
-    temperature: float = 4.0
+    temperature: float = 2.0
+    keep: str = "last"
     seed: int = 0
 
     def __post_init__(self):
@@ -76,6 +80,8 @@ class TrainingSettings:
             raise MvqError(f"distillation = {self.distillation}: must be 0 to 1; the nearest legal value is {nearest}")
         if self.optimiser not in _OPTIMISERS:
             raise MvqError(f"optimiser = {self.optimiser!r}: must be one of {', '.join(_OPTIMISERS)}")
+        if self.keep not in ("last", "best"):
+            raise MvqError(f"keep = {self.keep!r}: must be 'last' or 'best'")
         if self.nesterov and (self.optimiser != "sgd" or not self.momentum):
             raise MvqError("nesterov = True: needs the optimiser 'sgd' and a momentum above 0")
 
@@ -165,9 +171,7 @@ class _Folder:
 
 
 def load_best(module, folder):
-    """Give ``module`` the weights of the best epoch that a training in ``folder`` saw.
-
-    Best is the highest accuracy on the validation images, or, without these, the lowest loss.
+    """Give ``module`` the weights of the best epoch that a training of it in ``folder`` saw.
 
     Returns
     -------
@@ -250,7 +254,7 @@ def train(
     Returns
     -------
     list of dict : ``epoch``, ``loss`` (mean), ``accuracy`` (None without validation), ``rate`` (at its start) and
-    ``seconds`` of each epoch. The module is in evaluation mode, with the weights of the last epoch.
+    ``seconds`` of each epoch. The module is in evaluation mode.
 
     Raises
     ------
@@ -266,7 +270,7 @@ def train(
     each = -(-len(images) // settings.batch)
     steps = settings.epochs * each
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    parts, store, log = {"optimiser": optimiser, "schedule": schedule}, None, []
+    parts, store, log, best = {"optimiser": optimiser, "schedule": schedule}, None, [], None
     if folder is not None:
         same = {"images": len(images), "loss": _name(loss), "augment": _name(augment), "teacher": _name(teacher)}
         store = _Folder(folder, {**dataclasses.asdict(settings), **same, **(identity or {})})
@@ -314,8 +318,14 @@ def train(
                 log = [*log, entry]
                 if store is not None:
                     store.save(parts, module, generator, log, _is_better(log))
+                elif settings.keep == "best" and _is_better(log):
+                    best = copy.deepcopy(module.state_dict())
                 if report:
                     report(entry)
+        if best is not None:
+            module.load_state_dict(best)
+        elif settings.keep == "best":
+            load_best(module, folder)
     finally:
         module.eval()
         if teacher is not None:
