@@ -180,7 +180,6 @@ def _refit(layer, x, target):
         layer.variance.copy_(variance)
         layer.gamma.copy_(gain * torch.sqrt(variance + layer.epsilon))
         layer.beta.copy_(wanted)
-        layer.beta.copy_(torch.where(flat, wanted, layer.beta.double()))
     else:
         layer.channel_scale.copy_(gain * unit.double())
         layer.channel_bias.copy_(wanted - gain * mean)
@@ -249,7 +248,9 @@ def reconstruct(network, module, images, settings=None, progress=None):
             fit(layer.weight.codebook)
         _refit(layer, x, target)
         y = layer(x)
-        errors[layer.node.name] = float(((y - target).double() ** 2).sum() / (target.double() ** 2).sum().clamp(min=1e-30))
+        errors[layer.node.name] = float(
+            ((y - target).double() ** 2).sum() / (target.double() ** 2).sum().clamp(min=1e-30)
+        )
         if progress:
             progress("reconstruct", len(errors), len(layers))
         return y
