@@ -28,4 +28,4 @@ def crop_and_flip(images, generator, padding=4):
     columns = offset[1] + torch.where(mirrored, columns.flip(1), columns)
     number = torch.arange(count).view(-1, 1, 1)
     cropped = padded.permute(0, 2, 3, 1)[number, rows[:, :, None], columns[:, None, :]]
-    return cropped.permute(0, 3, 1, 2).contiguous()
+    return cropped.permute(0, 3, 1, 2)

@@ -279,6 +279,8 @@ def train(
         x, y = torch.as_tensor(images[part]), labels[part]
         if augment is not None:
             x = augment(x, generator)
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)  # convolutions on the CPU are faster by half
         output = module(x)
         value = loss(output, y)
         if teacher is not None:
