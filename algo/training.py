@@ -160,14 +160,14 @@ class _Folder:
         return content["log"]
 
     def save(self, parts, module, generator, log, better):
-        """Write what :meth:`resume` reads; the best first, so that it is never older than the last."""
+        """Write what :meth:`resume` reads; that comes last, so that the other files are never older."""
         weights = module.state_dict()
         if better:
             _write(self.path / "best.pt", {"module": weights, "log": log[-1:]})
+        write_text(self.path / "log.json", json.dumps(log, indent=1) + "\n")
         state = {name: part.state_dict() for name, part in parts.items()}
         random = {"generator": generator.get_state(), "torch": torch.get_rng_state()}
         _write(self.last, {"settings": self.settings, "module": weights, "log": log, **state, **random})
-        write_text(self.path / "log.json", json.dumps(log, indent=1) + "\n")
 
 
 def load_best(module, folder):

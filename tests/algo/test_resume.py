@@ -124,7 +124,7 @@ def test_a_killed_process_loses_nothing(digits, tmp_path):
         networks.append(zoo.DigitsNet())
         train(networks[-1], *digits[:2], settings, folder=folder, report=seen.append)
     assert equal(*networks)
-    assert len(seen) <= 40 - done
+    assert len(seen) <= 40 - done + 1  # the log may be one epoch ahead of what it goes on from
 
 
 def test_the_best_epoch_is_kept(digits, tmp_path):
