@@ -280,7 +280,7 @@ def train(
         if augment is not None:
             x = augment(x, generator)
         if x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)  # convolutions on the CPU are faster by half
+            x = x.contiguous(memory_format=torch.channels_last)  # the CPU convolves faster so
         output = module(x)
         value = loss(output, y)
         if teacher is not None:
