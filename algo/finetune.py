@@ -1,56 +1,54 @@
 """Fine-tune the codebooks with masked gradients (paper section 4.6, eq. 6); assignments and masks stay as they are."""
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
+from algo.calibration import OBSERVERS, calibrate
+from algo.quantised_activations import QuantisedActivations
+from algo.training import TrainingSettings, train
 from hdl.config import MvqError
 
 __all__ = ["FinetuneSettings", "finetune"]
 
-_OPTIMISERS = ("adamw", "adam", "sgd")
+#: images that the steps of the activations start from.
+_OBSERVED = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneSettings:
+class FinetuneSettings(TrainingSettings):
     """How to fine-tune; the paper leaves these open but for the choice of optimisers.
 
     Parameters
     ----------
-    epochs : passes over the images.
-    batch : images in a step.
+    epochs, batch, optimiser, momentum, nesterov, distillation, temperature, keep, seed : as
+        :class:`algo.training.TrainingSettings` has them.
     rate : first learning rate; it falls to 0 along a cosine. Codebook scales use it relative to their size.
-    optimiser : ``adamw``, ``adam`` or ``sgd`` (momentum 0.9).
     weight_decay : of the dense weights; codewords, scales and normalisation have none.
-    seed : draws the order of the images.
+    activations : ``float``, or ``int8``, which rounds them in training as the accelerator does; their steps start from
+        an observer and are trained (LSQ), relative to their size like the scales.
+    observer : of :func:`algo.calibration.calibrate`, for ``int8``.
 
     Raises
     ------
     MvqError : names the setting and its value.
     """
 
-    epochs: int = 5
-    batch: int = 64
-    rate: float = 1e-3
-    optimiser: str = "adamw"
-    weight_decay: float = 0.0
-    seed: int = 0
+    activations: str = "float"
+    observer: str = "mse"
 
     def __post_init__(self):
-        for name in ("epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise MvqError(f"{name} = {getattr(self, name)}: must be at least 1; the nearest legal value is 1")
-        if not self.rate > 0:
-            raise MvqError(f"rate = {self.rate}: must be above 0")
-        if self.optimiser not in _OPTIMISERS:
-            raise MvqError(f"optimiser = {self.optimiser!r}: must be one of {', '.join(_OPTIMISERS)}")
+        super().__post_init__()
+        if self.activations not in ("float", "int8"):
+            raise MvqError(f"activations = {self.activations!r}: must be 'float' or 'int8'")
+        if self.observer not in OBSERVERS:
+            raise MvqError(f"observer = {self.observer!r}: must be one of {', '.join(OBSERVERS)}")
 
 
-def _groups(network, settings):
-    """Parameter groups: scales move in proportion to their size, decay only for dense weights."""
-    codebooks = network.codebooks.values()
-    scales = [codebook.scale for codebook in codebooks]
+def _groups(network, steps, settings):
+    """Parameter groups: scales and ``steps`` move in proportion to their size, decay only for dense weights."""
+    scales = [*(codebook.scale for codebook in network.codebooks.values()), *steps]
     dense = [layer.weight.weight for layer in network.layers.values() if hasattr(layer.weight, "weight")]
     apart = {id(parameter) for parameter in scales + dense}
     rest = [parameter for parameter in network.parameters() if id(parameter) not in apart]
@@ -61,11 +59,43 @@ def _groups(network, settings):
     return [part for part in groups if part["params"]]
 
 
-def finetune(network, images, labels, settings=None, loss=None, progress=None):
+def _quantised(network, images, settings):
+    """``network`` with int8 activations, whose steps fit some of ``images``."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed))
+    seen = torch.as_tensor(images[order[:_OBSERVED]])
+    return QuantisedActivations(network, calibrate(network, seen, observer=settings.observer))
+
+
+def _frozen(network):
+    """Digest of the assignments and masks, which have to be the same for a training to go on."""
+    digest = hashlib.sha256()
+    for layer in network.layers.values():
+        for name in ("assignment", "mask"):
+            if hasattr(layer.weight, name):
+                digest.update(getattr(layer.weight, name).cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def finetune(
+    network,
+    images,
+    labels,
+    settings=None,
+    loss=None,
+    progress=None,
+    *,
+    teacher=None,
+    augment=None,
+    validation=None,
+    folder=None,
+    report=None,
+):
     """Train codewords, codebook scales, batch normalisation and dense weights of a compressed network, in place.
 
     The gradient of a codeword's element is the mean over the surviving weights that use it (eq. 6); codewords are
-    rounded to 8 bits in every forward pass (LSQ), and for good at the end.
+    rounded to 8 bits in every forward pass (LSQ), and for good at the end. With ``settings.activations = "int8"`` the
+    trained steps of the activations go to ``network.statistics["activations"]``, from where
+    :func:`algo.quantised_activations.trained_calibration` brings them to the integer network.
 
     Parameters
     ----------
@@ -75,6 +105,8 @@ def finetune(network, images, labels, settings=None, loss=None, progress=None):
     settings : :class:`FinetuneSettings`.
     loss : ``loss(output, labels)``; cross entropy when None.
     progress : called with ("fine-tune", steps done, steps).
+    teacher, augment, validation, folder, report : as :func:`algo.training.train` takes them; the teacher is usually the
+        float network, the folder is where a fine-tuning that was stopped goes on from.
 
     Returns
     -------
@@ -82,44 +114,27 @@ def finetune(network, images, labels, settings=None, loss=None, progress=None):
 
     Raises
     ------
-    MvqError : the loss became NaN or infinite.
+    MvqError : the loss became NaN or infinite, or ``folder`` cannot be gone on from or written.
     """
     settings = settings or FinetuneSettings()
-    loss = loss or F.cross_entropy
-    if len(images) != len(labels) or not len(images):
-        raise MvqError(
-            f"fine-tuning needs as many labels as images, and at least one, not {len(labels)} and {len(images)}"
-        )
-    generator = torch.Generator().manual_seed(settings.seed)
-    groups = _groups(network, settings)
-    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-    if settings.optimiser == "sgd":
-        optimiser = torch.optim.SGD(groups, lr=settings.rate, momentum=0.9)
-    else:
-        optimiser = kinds[settings.optimiser](groups, lr=settings.rate)
-    steps = settings.epochs * -(-len(images) // settings.batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    history, done = [], 0
-    network.train()
-    try:
-        for _ in range(settings.epochs):
-            total = 0.0
-            for part in torch.randperm(len(images), generator=generator).split(settings.batch):
-                value = loss(network(images[part]), labels[part])
-                if not torch.isfinite(value):
-                    raise MvqError(
-                        f"the loss became {float(value.detach())} after {done} steps; use a rate below {settings.rate}"
-                    )
-                optimiser.zero_grad()
-                value.backward()
-                optimiser.step()
-                schedule.step()
-                total += float(value.detach()) * len(part)
-                done += 1
-                if progress:
-                    progress("fine-tune", done, steps)
-            history.append(total / len(images))
-    finally:
-        network.eval()
+    quantised = _quantised(network, images, settings) if settings.activations == "int8" else None
+    log = train(
+        quantised or network,
+        images,
+        labels,
+        settings,
+        loss=loss,
+        groups=_groups(network, quantised.scales if quantised else [], settings),
+        teacher=teacher,
+        augment=augment,
+        validation=validation,
+        folder=folder,
+        identity={"assignments": _frozen(network)},
+        stage="fine-tune",
+        progress=progress,
+        report=report,
+    )
     network.requantise()
-    return history
+    if quantised:
+        network.statistics["activations"] = quantised.calibration().amax
+    return [entry["loss"] for entry in log]

@@ -3,16 +3,86 @@ import pytest
 import torch
 
 from algo import zoo
+from algo.augmentation import crop_and_flip
 from algo.calibration import calibrate
 from algo.compress import CompressSettings, compress
 from algo.finetune import FinetuneSettings, finetune
 from algo.network import CompressedNetwork
+from algo.training import TrainingSettings, train
 from hdl.config import MvqError
 
 
 @pytest.fixture
 def compressed(digits_module):
     return compress(digits_module, (1, 8, 8), CompressSettings(codewords=32))
+
+
+# ---- the loop ------------------------------------------------------------------------------------------------------
+
+
+def test_one_step_is_plain_gradient_descent(digits):
+    """Nesterov momentum and weight decay of a linear network with a squared loss, written out."""
+    x, y = digits[0][:32].flatten(1).double(), torch.randn(32, 1, dtype=torch.float64)
+    module = torch.nn.Linear(64, 1, bias=False, dtype=torch.float64)
+    weight, velocity = module.weight.detach().clone(), 0.0
+    settings = TrainingSettings(
+        epochs=3, batch=32, rate=1e-3, optimiser="sgd", momentum=0.8, nesterov=True, weight_decay=0.1
+    )
+    log = train(module, x, y, settings, loss=torch.nn.functional.mse_loss)
+    for epoch in range(3):
+        rate = 1e-3 * (1 + np.cos(np.pi * epoch / 3)) / 2
+        error = x @ weight.T - y
+        assert log[epoch]["rate"] == pytest.approx(rate)
+        assert log[epoch]["loss"] == pytest.approx(float((error**2).mean()))
+        gradient = 2 * error.T @ x / 32 + 0.1 * weight
+        velocity = 0.8 * velocity + gradient
+        weight = weight - rate * (gradient + 0.8 * velocity)
+    assert torch.allclose(module.weight, weight)
+    assert not module.training
+
+
+def test_a_teacher_alone_is_imitated(digits, digits_module):
+    """With distillation = 1 the labels do not count: with wrong ones the student still learns the teacher's."""
+    x, _, test_x, test_y = digits
+    torch.manual_seed(0)
+    student, wrong = zoo.DigitsNet(), torch.zeros(len(x), dtype=torch.int64)
+    settings = TrainingSettings(epochs=6, rate=4e-3, distillation=1.0)
+    train(student, x, wrong, settings, teacher=digits_module)
+    assert zoo.accuracy(student, test_x, test_y) > 0.95
+    assert not digits_module.training
+    with pytest.raises(MvqError, match=r"teacher gives \(64,\) values .* network \(10,\)"):
+        train(student, x, wrong, settings, teacher=torch.nn.Flatten())
+
+
+def test_a_distilled_loss_is_the_weighted_sum(digits, digits_module):
+    torch.manual_seed(0)
+    x, y, student = digits[0][:64], digits[1][:64], zoo.DigitsNet()
+    settings = TrainingSettings(epochs=1, distillation=0.3, temperature=2.0)
+    output, guide = student.train()(x).detach(), digits_module(x).detach()
+    mine, theirs = (torch.softmax(values.double() / 2, 1) for values in (output, guide))
+    divergence = (theirs * (theirs / mine).log()).sum(dim=1).mean()
+    expected = 0.7 * torch.nn.functional.cross_entropy(output, y) + 0.3 * 4 * divergence
+    found = train(student, x, y, settings, teacher=digits_module)[0]["loss"]
+    assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_crops_and_mirror_images():
+    """Every image is a window of its padded self, mirrored or not; all windows and both sides turn up."""
+    images = torch.randn(600, 2, 5, 6)
+    changed = crop_and_flip(images, torch.Generator().manual_seed(0), padding=1)
+    padded, seen = torch.nn.functional.pad(images, (1, 1, 1, 1)), set()
+    for image, source in zip(changed, padded, strict=True):
+        found = [
+            (row, column, mirrored)
+            for row in range(3)
+            for column in range(3)
+            for mirrored in (False, True)
+            if torch.equal(image.flip(2) if mirrored else image, source[:, row : row + 5, column : column + 6])
+        ]
+        assert len(found) == 1
+        seen.update(found)
+    assert len(seen) == 18
+    assert torch.equal(changed, crop_and_flip(images, torch.Generator().manual_seed(0), padding=1))
 
 
 # ---- fine-tuning --------------------------------------------------------------------------------------------------
@@ -94,6 +164,11 @@ def test_training_mode_and_evaluation_mode_agree_without_normalisation(digits, c
         ({"batch": 0}, "batch"),
         ({"rate": 0.0}, "rate"),
         ({"optimiser": "lion"}, "'lion'"),
+        ({"momentum": 1.0}, "momentum = 1.0"),
+        ({"nesterov": True}, "nesterov"),
+        ({"weight_decay": -1.0}, "weight_decay = -1.0"),
+        ({"distillation": 1.5}, "distillation = 1.5: .* nearest legal value is 1"),
+        ({"temperature": 0.0}, "temperature = 0.0"),
     ],
 )
 def test_settings_that_cannot_be(settings, named):
