@@ -202,10 +202,19 @@ def compress(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the checkpoint.")] = None,
     weights: Annotated[Path | None, typer.Option("--weights", help="State dict (.pt, .pth, .safetensors).")] = None,
     shape: Annotated[str | None, typer.Option("--input", help="Channels, rows and columns, such as 3,32,32.")] = None,
-    codewords: Annotated[int, typer.Option("--codewords", help="k, of a codebook.")] = 512,
+    method: Annotated[
+        str, typer.Option("--method", help="mvq, vq, vq-sparse-dense, vq-sparse, pqf, vecq or int8.")
+    ] = "mvq",
+    codewords: Annotated[
+        int | None, typer.Option("--codewords", help="k, of a codebook; 512, or 1024 for dense methods.")
+    ] = None,
+    codeword_bits: Annotated[int, typer.Option("--codeword-bits", help="Of an element of a codeword, 2 to 8.")] = 8,
+    weight_bits: Annotated[int, typer.Option("--weight-bits", help="Of a weight of vecq, 1 to 7.")] = 4,
     n: Annotated[int, typer.Option("--n", help="N weights of every M survive.")] = 4,
     m: Annotated[int, typer.Option("--m", help="See --n.")] = 16,
-    vector_length: Annotated[int, typer.Option("--vector-length", help="d, output channels in a vector.")] = 16,
+    vector_length: Annotated[
+        int | None, typer.Option("--vector-length", help="d, output channels in a vector; 16, or 8 for dense methods.")
+    ] = None,
     codebook: Annotated[str, typer.Option("--codebook", help="layer, one for each layer, or shared.")] = "layer",
     dense: Annotated[
         list[str] | None, typer.Option("--dense", help="A layer that stays int8; may be repeated.")
@@ -220,6 +229,9 @@ def compress(
     std: Annotated[str | None, typer.Option("--std", help="Of pixels from 0 to 1, by channel, with commas.")] = None,
     size: Annotated[int | None, typer.Option("--size", min=1, help="Rows and columns to cut out.")] = None,
     resize: Annotated[int | None, typer.Option("--resize", min=1, help="Short side before that.")] = None,
+    observer: Annotated[
+        str | None, typer.Option("--observer", help="Of activations: minmax, percentile or mse.")
+    ] = None,
     percentile: Annotated[float | None, typer.Option("--percentile", help="Of magnitudes, not the largest.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Draws the first codewords.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would become of each layer.")] = False,
@@ -231,6 +243,7 @@ def compress(
     from rich.console import Console
 
     from algo.compress import CompressSettings, report
+    from algo.methods import METHODS
     from algo.sources import load_network
     from golden.files import write_text
     from mvq.compress import STAGES, check_plan, make_plan, run_compress
@@ -239,7 +252,10 @@ def compress(
     if out is None and not dry_run:
         raise MvqError("--out is missing: name the folder for the checkpoint, or give --dry-run")
     settings = CompressSettings(
+        method=method,
         codewords=codewords,
+        codeword_bits=codeword_bits,
+        weight_bits=weight_bits,
         n=n,
         m=m,
         vector_length=vector_length,
@@ -265,9 +281,18 @@ def compress(
         images = data.images
         Console(stderr=True).print(f"calibrating with {len(images)} images of {data.source}", soft_wrap=True)
     checkpoint = _with_progress(
-        f"{network} with {settings.n}:{settings.m}, {settings.codewords} codewords of {settings.vector_length}",
+        f"{network}: {METHODS[settings.method].summary}",
         {name: text for name, text in STAGES.items() if name != "calibrate" or images is not None},
-        lambda progress: run_compress(module, input_shape, settings, out, images, percentile, progress),
+        lambda progress: run_compress(
+            module,
+            input_shape,
+            settings,
+            out,
+            images=images,
+            observer=observer,
+            percentile=percentile,
+            progress=progress,
+        ),
     )
     found = report(checkpoint)
     screen.print(compression_table(found["rows"], found["total"]))

@@ -8,8 +8,9 @@ from algo.calibration import calibrate
 from algo.compress import choose_layers, compress
 from algo.frontend import survey
 from algo.grouping import group_shape
+from algo.methods import METHODS
 from algo.network import CompressedNetwork
-from golden.checkpoint import CODEWORD_BITS, FLOAT_BITS, Checkpoint
+from golden.checkpoint import FLOAT_BITS, Checkpoint
 from golden.masks import mask_code_width
 from hdl.config import MvqError
 
@@ -32,7 +33,8 @@ class PlannedLayer:
     fate : ``compressed``, ``dense`` or ``unsupported``. ``reason`` : why, but for those that are compressed.
     shape : of its weight. ``weights`` : how many.
     vectors : NG, subvectors of d output channels. ``codewords`` : k of its codebook.
-    bits : b_a + b_m of eq. 7, or 8 for each weight of a dense layer. ``codebook_bits`` : b_c, 0 where it is shared.
+    bits : b_a + b_m of eq. 7, or those of each weight of a layer without codebook. ``codebook_bits`` : b_c, 0 where it
+        is shared.
     """
 
     name: str
@@ -124,30 +126,38 @@ def make_plan(module, input_shape, settings):
     """
     if isinstance(module, CompressedNetwork):
         raise MvqError("the network is compressed already; give the one that it came from")
-    found, d = survey(module, input_shape), settings.vector_length
+    found = survey(module, input_shape)
     if not found.layers and found.refused:
         raise found.refused[0]
-    chosen = choose_layers(found, settings)
-    counts = {node.name: math.prod(group_shape(node.weight_shape, d)) for node in found.layers}
+    chosen, method = choose_layers(found, settings), METHODS[settings.method]
+    counts = {
+        node.name: math.prod(group_shape(node.weight_shape, settings.of(node.name).vector_length))
+        for node in found.layers
+    }
     together = min(settings.codewords, sum(counts[name] for name in chosen))
-    mask_width, shared, layers = mask_code_width(settings.n, settings.m), settings.codebook == "shared", []
+    shared, layers = method.storage == "codebook" and settings.codebook == "shared", []
     for node in found.layers:
-        name, shape = node.name, tuple(node.weight_shape)
+        name, shape, own = node.name, tuple(node.weight_shape), settings.of(node.name)
         weights = math.prod(shape)
         if name not in chosen:
             reason = _why_dense(node, settings)
             layers.append(PlannedLayer(name, "dense", reason, shape, weights, bits=8 * weights))
             continue
+        if method.storage != "codebook":
+            width = own.weight_bits if method.storage == "uniform" else 8
+            layers.append(PlannedLayer(name, "compressed", "", shape, weights, bits=width * weights))
+            continue
         vectors = counts[name]
-        codewords = together if shared else min(settings.codewords, vectors)
-        bits = vectors * (_index_width(codewords) + d // settings.m * mask_width)
-        codebook = 0 if shared else codewords * d * CODEWORD_BITS
+        codewords = together if shared else min(own.codewords, vectors)
+        masks = own.vector_length // own.m * mask_code_width(own.n, own.m) if method.sparse else 0
+        bits = vectors * (_index_width(codewords) + masks)
+        codebook = 0 if shared else codewords * own.vector_length * own.codeword_bits
         layers.append(PlannedLayer(name, "compressed", "", shape, weights, vectors, codewords, bits, codebook))
     layers += [
         PlannedLayer(error.where or "the network", "unsupported", f"{error.what}{error.because}")
         for error in found.refused
     ]
-    return Plan(layers, together * d * CODEWORD_BITS if shared else 0)
+    return Plan(layers, together * settings.vector_length * settings.codeword_bits if shared else 0)
 
 
 def check_plan(plan):
@@ -172,7 +182,7 @@ def _by_layer(chosen, progress):
     return step
 
 
-def run_compress(module, input_shape, settings, out, images=None, percentile=None, progress=None):
+def run_compress(module, input_shape, settings, out, *, images=None, observer=None, percentile=None, progress=None):
     """Compress a network and save the checkpoint.
 
     Parameters
@@ -180,7 +190,7 @@ def run_compress(module, input_shape, settings, out, images=None, percentile=Non
     module, input_shape, settings : as for :func:`make_plan`.
     out : folder of the checkpoint.
     images : float32 (N, C, H, W) to calibrate with, or :class:`algo.datasets.Pictures`; the folder then holds
-        calibration.json too. ``percentile`` : see :func:`algo.calibration.calibrate`.
+        calibration.json too. ``observer``, ``percentile`` : see :func:`algo.calibration.calibrate`.
     progress : called with (a key of :data:`STAGES`, steps done, steps).
 
     Returns
@@ -197,7 +207,9 @@ def run_compress(module, input_shape, settings, out, images=None, percentile=Non
     check_plan(plan)
     chosen = [layer.name for layer in plan.of("compressed")]
     network = compress(module, input_shape, settings, _by_layer(chosen, progress))
-    calibration = None if images is None else calibrate(network, images, percentile, progress=progress)
+    calibration = (
+        None if images is None else calibrate(network, images, percentile, progress=progress, observer=observer)
+    )
     checkpoint = network.to_checkpoint()
     checkpoint.save(out)
     if calibration:
