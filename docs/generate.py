@@ -1,6 +1,7 @@
-"""Fills the tables of README.md from docs/results/*.json: ``python docs/generate.py`` (``--check`` only compares).
+"""Fills the tables of README.md and docs/*.md from docs/results/*.json: ``python docs/generate.py`` (``--check`` only
+compares).
 
-A table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``; each NAME is a function below.
+A table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``; each NAME is a function below, and stands on one page.
 """
 
 import argparse
@@ -11,6 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
+PAGES = [ROOT / "README.md", ROOT / "docs" / "compress.md", ROOT / "docs" / "estimate.md"]
+#: what a convolution may take of its ideal cycles.
+LIMIT = 1.05
 
 
 def _load(name):
@@ -97,48 +101,101 @@ def networks():
     return _table(header, rows)
 
 
+def _of_ideal(case):
+    """(convolutions, cycles of all of them over their ideal, how many are within the limit)."""
+    found = [layer for layer in case["layers"] if layer["op"] == "conv" and not layer["linear"]]
+    total = sum(layer["cycles"] for layer in found) / sum(layer["ideal"] for layer in found)
+    return found, total, sum(layer["ratio"] <= LIMIT for layer in found)
+
+
 def utilisation():
+    """``benchmarks/utilisation.py`` in short: one codebook."""
+    rows = {}
+    for case in _load("utilisation"):
+        if case["codebook"] == "shared":
+            found, total, within = _of_ideal(case)
+            row = rows.setdefault((case["network"], case["config"]), [case["network"], case["config"]])
+            row += [f"{case['l1_kb']} KB", f"{case['cycles']:,}", f"{total:.2f}", f"{within} of {len(found)}"]
+    part = ["cycles", "of ideal", f"layers within {LIMIT}"]
+    return _table(["network", "accelerator", "L1", *part, "larger L1", *part], rows.values())
+
+
+def utilisation_by_case():
     """``benchmarks/utilisation.py``."""
     rows = []
     for case in _load("utilisation"):
-        convolutions = [layer for layer in case["layers"] if layer["op"] == "conv" and not layer["linear"]]
-        within = sum(layer["ratio"] <= 1.05 for layer in convolutions)
-        total = sum(layer["cycles"] for layer in convolutions) / sum(layer["ideal"] for layer in convolutions)
+        found, total, within = _of_ideal(case)
         worst = [f"{case[key]['value']:.2f} ({case[key]['layer']})" for key in ("ratio", "bound_ratio")]
         source = "model = RTL" if "rtl" in case else "model"
         codebook = {"shared": "one", "layer": "one a layer"}[case["codebook"]]
         rows.append([case["network"], case["config"], f"{case['l1_kb']} KB", codebook, f"{case['cycles']:,}", source])
-        rows[-1] += [f"{total:.2f}", f"{within} of {len(convolutions)}", *worst]
-    header = ["network", "accelerator", "L1", "codebook", "cycles", "from", "of ideal, all", "layers within 1.05"]
-    header += ["largest", "of max(ideal, bus)"]
-    return _table(header, rows)
+        rows[-1] += [f"{total:.2f}", f"{within} of {len(found)}", *worst]
+    header = ["network", "accelerator", "L1", "codebook", "cycles", "from", "of ideal", f"layers within {LIMIT}"]
+    return _table([*header, "largest", "of max(ideal, bus)"], rows)
 
 
-TABLES = {function.__name__: function for function in (area, demo, networks, utilisation, kmeans, simulation)}
+def compression_ratio():
+    """``benchmarks/compression_ratio.py``."""
+    rows = [
+        [f"{row['codewords']}", *(f"{row[key]:.1f}x" for key in ("convolutions", "with_conv1_and_bn")), row["paper"]]
+        for row in _load("compression_ratio")
+    ]
+    return _table(["k, ResNet-18, 4:16, d = 16", "convolutions", "with conv1 and BN in fp32", "paper"], rows)
+
+
+def vecq():
+    """``benchmarks/vecq.py``."""
+    rows = [
+        [str(row["bits"]), f"{row['step']:.4f}", f"{row['orientation_loss']:.3e}", f"{row['nmse']:.3e}"]
+        for row in _load("vecq")["rows"]
+    ]
+    return _table(["bits", "lambda", "J_o", "normalised MSE"], rows)
+
+
+TABLES = {
+    function.__name__: function
+    for function in (
+        area,
+        demo,
+        networks,
+        utilisation,
+        utilisation_by_case,
+        kmeans,
+        simulation,
+        compression_ratio,
+        vecq,
+    )
+}
 
 
 def fill(text):
     """``text`` with every marked table made anew."""
     for name, make in TABLES.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        if not re.search(pattern, text, flags=re.DOTALL):
-            raise SystemExit(f"README.md has no place for {name}")
-        content = make()
-        text = re.sub(pattern, lambda match, content=content: match[1] + content + match[2], text, flags=re.DOTALL)
+        if re.search(pattern, text, flags=re.DOTALL):
+            text = re.sub(pattern, lambda match, make=make: match[1] + make() + match[2], text, flags=re.DOTALL)
     return text
 
 
+def missing():
+    """Tables that stand on no page, or on several."""
+    text = "".join(page.read_text() for page in PAGES)
+    return [name for name in TABLES if text.count(f"<!-- {name} -->\n") != 1]
+
+
 def main():
-    """Rewrite README.md, or with ``--check`` exit with 1 when it would change."""
+    """Rewrite the pages, or with ``--check`` exit with 1 when one would change."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    readme = ROOT / "README.md"
-    old = readme.read_text()
-    new = fill(old)
-    if arguments.check:
-        sys.exit(0 if new == old else "README.md disagrees with docs/results; run python docs/generate.py")
-    readme.write_text(new)
+    if missing():
+        sys.exit(f"not on exactly one page: {', '.join(missing())}")
+    for page in PAGES:
+        old = page.read_text()
+        new = fill(old)
+        if arguments.check and new != old:
+            sys.exit(f"{page.relative_to(ROOT)} disagrees with docs/results; run python docs/generate.py")
+        page.write_text(new)
 
 
 if __name__ == "__main__":
