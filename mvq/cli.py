@@ -193,6 +193,7 @@ def _with_progress(title, stages, work):
 
 
 _SPEC = "package.module:callable of your own file, such as [bold]mynet:Net[/], or an .onnx file."
+_TRAIN = "Training"
 _DATA = "Images: .npz, CIFAR-10, a folder of pictures, or ImageNet; see docs/compress.md."
 
 
@@ -233,20 +234,57 @@ def compress(
         str | None, typer.Option("--observer", help="Of activations: minmax, percentile or mse.")
     ] = None,
     percentile: Annotated[float | None, typer.Option("--percentile", help="Of magnitudes, not the largest.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Draws the first codewords.")] = 0,
+    train: Annotated[
+        Path | None,
+        typer.Option("--train", help="Images to train on.", rich_help_panel=_TRAIN),
+    ] = None,
+    sparse_epochs: Annotated[
+        int, typer.Option("--sparse-epochs", min=0, help="Towards N:M, before clustering.", rich_help_panel=_TRAIN)
+    ] = 0,
+    pruning: Annotated[str, typer.Option("--pruning", help="sr-ste or asp.", rich_help_panel=_TRAIN)] = "sr-ste",
+    fit: Annotated[
+        int,
+        typer.Option("--reconstruct", min=0, help="Images to fit to, without labels.", rich_help_panel=_TRAIN),
+    ] = 0,
+    epochs: Annotated[
+        int, typer.Option("--epochs", min=0, help="Of fine-tuning, after clustering.", rich_help_panel=_TRAIN)
+    ] = 0,
+    optimiser: Annotated[
+        str, typer.Option("--optimiser", help="adamw, adam or sgd.", rich_help_panel=_TRAIN)
+    ] = "adamw",
+    rate: Annotated[float, typer.Option("--rate", help="First learning rate.", rich_help_panel=_TRAIN)] = 1e-3,
+    batch: Annotated[int, typer.Option("--batch", help="Images in a step.", rich_help_panel=_TRAIN)] = 64,
+    activations: Annotated[
+        str, typer.Option("--activations", help="float, or int8 in fine-tuning too.", rich_help_panel=_TRAIN)
+    ] = "float",
+    teacher: Annotated[
+        bool, typer.Option("--teacher", help="Distil the float network.", rich_help_panel=_TRAIN)
+    ] = False,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Crop and mirror at random.", rich_help_panel=_TRAIN)
+    ] = False,
+    validate: Annotated[
+        Path | None, typer.Option("--validate", help="Images to classify every epoch.", rich_help_panel=_TRAIN)
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option("--work", help="Where trainings go on from; OUT.training.", rich_help_panel=_TRAIN),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Draws codewords and the order of images.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would become of each layer.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
 ):
-    """Compress a network: prune, cluster, quantise, and save a checkpoint."""
+    """Compress a network: prune, cluster, quantise, train where --train is given, and save a checkpoint."""
     import json
 
     from rich.console import Console
 
     from algo.compress import CompressSettings, report
+    from algo.finetune import FinetuneSettings
     from algo.methods import METHODS
     from algo.sources import load_network
     from golden.files import write_text
-    from mvq.compress import STAGES, check_plan, make_plan, run_compress
+    from mvq.compress import CALIBRATION, STAGES, Training, check_plan, make_plan, run_compress
     from mvq.tables import compression_table, plan_table
 
     if out is None and not dry_run:
@@ -280,9 +318,34 @@ def compress(
         data.check(input_shape)
         images = data.images
         Console(stderr=True).print(f"calibrating with {len(images)} images of {data.source}", soft_wrap=True)
+    training = None
+    if train is None and (sparse_epochs or epochs or fit):
+        raise MvqError("--train is missing: name the images for --sparse-epochs, --reconstruct and --epochs")
+    if train is not None:
+        tuning = FinetuneSettings(optimiser=optimiser, rate=rate, batch=batch, seed=seed, activations=activations)
+        seen = _load_data(train, input_shape, split, mean, std, size, resize, None)
+        seen.check(input_shape)
+        held_out = None
+        if validate is not None:
+            held_out = _load_data(validate, input_shape, "test", mean, std, size, resize, None)
+            held_out.check(input_shape)
+        training = Training(
+            images=seen.images,
+            labels=seen.labels,
+            sparse_epochs=sparse_epochs,
+            pruning=pruning,
+            reconstruct=fit,
+            epochs=epochs,
+            settings=tuning,
+            teacher=teacher,
+            augment=augment,
+            validation=None if held_out is None else (held_out.images, held_out.labels),
+            folder=work or out.with_name(f"{out.name}.training"),
+        )
+    wanted = {"prune": sparse_epochs, "reconstruct": fit, "fine-tune": epochs, "calibrate": images is not None}
     checkpoint = _with_progress(
         f"{network}: {METHODS[settings.method].summary}",
-        {name: text for name, text in STAGES.items() if name != "calibrate" or images is not None},
+        {name: text for name, text in STAGES.items() if wanted.get(name, True)},
         lambda progress: run_compress(
             module,
             input_shape,
@@ -291,12 +354,14 @@ def compress(
             images=images,
             observer=observer,
             percentile=percentile,
+            training=training,
             progress=progress,
         ),
     )
     found = report(checkpoint)
     screen.print(compression_table(found["rows"], found["total"]))
-    screen.print(f"checkpoint: {out}" + (", with calibration.json" if images is not None else ""), soft_wrap=True)
+    calibrated = (out / CALIBRATION).is_file()
+    screen.print(f"checkpoint: {out}" + (f", with {CALIBRATION}" if calibrated else ""), soft_wrap=True)
     if json_file:
         screen.print(f"report: {write_text(json_file, json.dumps(found, indent=1) + chr(10))}")
 

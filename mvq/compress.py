@@ -1,23 +1,39 @@
-"""``mvq compress``: a network to a checkpoint, and before any work what would become of each layer."""
+"""``mvq compress``: a network to a checkpoint, with training where there are labels, and before any work what would
+become of each layer."""
 
+import copy
+import dataclasses
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from algo.augmentation import crop_and_flip
 from algo.calibration import calibrate
 from algo.compress import choose_layers, compress
+from algo.finetune import FinetuneSettings, finetune
 from algo.frontend import survey
 from algo.grouping import group_shape
 from algo.methods import METHODS
 from algo.network import CompressedNetwork
+from algo.quantised_activations import trained_calibration
+from algo.reconstruction import reconstruct
+from algo.sparse_training import SparseSettings, train_sparse
+from algo.training import TrainingSettings
 from golden.checkpoint import FLOAT_BITS, Checkpoint
 from golden.masks import mask_code_width
 from hdl.config import MvqError
 
-__all__ = ["CALIBRATION", "STAGES", "Plan", "PlannedLayer", "check_plan", "make_plan", "run_compress"]
+__all__ = ["CALIBRATION", "STAGES", "Plan", "PlannedLayer", "Training", "check_plan", "make_plan", "run_compress"]
 
-#: what :func:`run_compress` reports, for progress bars.
-STAGES = {"compress": "compressing layers", "calibrate": "calibrating on images"}
+#: what :func:`run_compress` reports, for progress bars, in this order.
+STAGES = {
+    "prune": "training towards N:M",
+    "compress": "compressing layers",
+    "reconstruct": "fitting layers to the float network",
+    "fine-tune": "fine-tuning",
+    "calibrate": "calibrating on images",
+}
 
 #: file of the calibration in the checkpoint's folder, where ``mvq run`` looks for it.
 CALIBRATION = "calibration.json"
@@ -182,7 +198,97 @@ def _by_layer(chosen, progress):
     return step
 
 
-def run_compress(module, input_shape, settings, out, *, images=None, observer=None, percentile=None, progress=None):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Training:
+    """What :func:`run_compress` trains, and on what.
+
+    Parameters
+    ----------
+    images, labels : float32 (N, C, H, W), or :class:`algo.datasets.Pictures`; int64 (N,), or None where only
+        ``reconstruct`` looks at the images.
+    sparse_epochs : of the float network towards N:M before the clustering, with ``pruning`` (``sr-ste`` or ``asp``).
+    reconstruct : images that codewords are fitted to without labels, behind the clustering.
+    settings : :class:`algo.finetune.FinetuneSettings` of the fine-tuning; the sparse training has its optimiser, too.
+    epochs : of the fine-tuning; 0 for none.
+    teacher : the float network's outputs are distilled into both trainings.
+    augment : images are cropped and mirrored at random.
+    validation : (images, labels) that are classified after every epoch.
+    folder : where both trainings keep their last and best epoch, and go on from.
+    """
+
+    images: Any
+    labels: Any = None
+    sparse_epochs: int = 0
+    pruning: str = "sr-ste"
+    reconstruct: int = 0
+    epochs: int = 0
+    settings: FinetuneSettings = field(default_factory=FinetuneSettings)
+    teacher: bool = False
+    augment: bool = False
+    validation: tuple | None = None
+    folder: Path | None = None
+
+    def check(self, settings):
+        """Raise MvqError where the training does not go with the compression's ``settings``."""
+        method = METHODS[settings.method]
+        if self.sparse_epochs and not method.prune:
+            raise MvqError(
+                f"sparse_epochs = {self.sparse_epochs}: the method {settings.method!r} does not prune; give 0 epochs"
+            )
+        if self.reconstruct and method.permute:
+            raise MvqError(
+                f"reconstruct = {self.reconstruct}: the method {settings.method!r} changes the order of channels, so "
+                f"its layers cannot be fitted to the float ones; give 0 images"
+            )
+        if (self.sparse_epochs or self.epochs) and self.labels is None:
+            raise MvqError("the images to train on have no labels; give others, or 0 epochs")
+
+    def _options(self, teacher, stage, progress):
+        return {
+            "teacher": teacher if self.teacher else None,
+            "augment": crop_and_flip if self.augment else None,
+            "validation": self.validation,
+            "folder": None if self.folder is None else self.folder / stage,
+            "progress": progress,
+        }
+
+    def sparse(self, module, input_shape, settings, progress):
+        """A copy of ``module``, trained towards the N:M of the compression's ``settings``."""
+        trained = copy.deepcopy(module)
+        own = {name: settings.of(name) for name in settings.layers}
+        kept = SparseSettings(
+            method=self.pruning,
+            vector_length=math.lcm(settings.m, settings.vector_length),
+            n=settings.n,
+            m=settings.m,
+            layers={name: (one.n, one.m) for name, one in own.items()},
+            dense=settings.dense,
+            compress=settings.compress,
+        )
+        shared = {item.name: getattr(self.settings, item.name) for item in dataclasses.fields(TrainingSettings)}
+        training = TrainingSettings(**{**shared, "epochs": self.sparse_epochs})
+        options = self._options(module, "prune", progress)
+        train_sparse(trained, input_shape, self.images, self.labels, kept, training, **options)
+        return trained
+
+    def finetune(self, network, module, progress):
+        """Fine-tune ``network``, which came from ``module``, in place."""
+        settings = dataclasses.replace(self.settings, epochs=self.epochs)
+        finetune(network, self.images, self.labels, settings, **self._options(module, "fine-tune", progress))
+
+
+def run_compress(
+    module,
+    input_shape,
+    settings,
+    out,
+    *,
+    images=None,
+    observer=None,
+    percentile=None,
+    training=None,
+    progress=None,
+):
     """Compress a network and save the checkpoint.
 
     Parameters
@@ -190,7 +296,9 @@ def run_compress(module, input_shape, settings, out, *, images=None, observer=No
     module, input_shape, settings : as for :func:`make_plan`.
     out : folder of the checkpoint.
     images : float32 (N, C, H, W) to calibrate with, or :class:`algo.datasets.Pictures`; the folder then holds
-        calibration.json too. ``observer``, ``percentile`` : see :func:`algo.calibration.calibrate`.
+        calibration.json too. ``observer``, ``percentile`` : see :func:`algo.calibration.calibrate`. A fine-tuning with
+        int8 activations brings calibration.json by itself.
+    training : :class:`Training`, or None.
     progress : called with (a key of :data:`STAGES`, steps done, steps).
 
     Returns
@@ -199,17 +307,26 @@ def run_compress(module, input_shape, settings, out, *, images=None, observer=No
 
     Raises
     ------
-    MvqError : a part of the network is not supported, or the folder cannot be written.
+    MvqError : a part of the network is not supported, the training cannot be, or the folder cannot be written.
     """
     progress = progress or (lambda *_: None)
     Checkpoint.check_place(out)
     plan = make_plan(module, input_shape, settings)
     check_plan(plan)
+    if training:
+        training.check(settings)
     chosen = [layer.name for layer in plan.of("compressed")]
-    network = compress(module, input_shape, settings, _by_layer(chosen, progress))
-    calibration = (
-        None if images is None else calibrate(network, images, percentile, progress=progress, observer=observer)
-    )
+    source = training.sparse(module, input_shape, settings, progress) if training and training.sparse_epochs else module
+    network = compress(source, input_shape, settings, _by_layer(chosen, progress))
+    if training and training.reconstruct:
+        reconstruct(network, source, training.images[: training.reconstruct], progress=progress)
+    if training and training.epochs:
+        training.finetune(network, module, progress)
+    calibration = None
+    if training and training.epochs and training.settings.activations == "int8":
+        calibration = trained_calibration(network)
+    elif images is not None:
+        calibration = calibrate(network, images, percentile, progress=progress, observer=observer)
     checkpoint = network.to_checkpoint()
     checkpoint.save(out)
     if calibration:

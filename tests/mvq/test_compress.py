@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from algo import zoo
 from algo.compress import CompressSettings, compress
 from golden import Calibration, Checkpoint, CheckpointError
+from hdl.accelerator_config import load_accelerator_config
 from hdl.config import MvqError
 from mvq.cli import app
 from mvq.compress import make_plan, run_compress
@@ -108,6 +110,79 @@ def test_options_reach_the_settings(here):
     )
     assert checkpoint.settings == expected.to_dict()
     assert list(checkpoint.codebooks) == ["shared"]
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A folder with a trained DigitsNet, training and test images."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        train_x, train_y, test_x, test_y = zoo.digits()
+        torch.save(zoo.train(zoo.DigitsNet(), train_x, train_y, epochs=8).state_dict(), folder / "w.pt")
+        np.savez(folder / "train.npz", x=train_x.numpy(), y=train_y.numpy())
+        np.savez(folder / "test.npz", x=test_x.numpy(), y=test_y.numpy())
+        yield folder
+
+
+@pytest.fixture
+def digits_command(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    return ("algo.zoo:DigitsNet", "--weights", "w.pt", "--input", "1,8,8", "--codewords", "32")
+
+
+def top1(checkpoint):
+    """Accuracy of its integers on the held-out digits."""
+    from mvq.run import load_images, prepare, run_images
+
+    lowered, program = prepare(checkpoint, load_accelerator_config("ews-cms-16x16"))
+    images, labels = load_images("test.npz")
+    return run_images(lowered, program, images, labels, None, None).right / len(labels)
+
+
+def test_training_brings_the_accuracy_back(digits_command, tmp_path):
+    out = tmp_path / "plain"
+    assert invoke(*digits_command, "--calibrate", "train.npz", "--out", out).exit_code == 0
+    steps = ("--train", "train.npz", "--validate", "test.npz", "--work", tmp_path / "work", "--rate", "3e-3")
+    options = ("--sparse-epochs", 2, "--reconstruct", 64, "--epochs", 2, "--teacher", "--activations", "int8")
+    found = invoke(*digits_command, *steps, *options, "--out", tmp_path / "trained")
+    assert found.exit_code == 0, found.output
+    assert "with calibration.json" in found.output.replace("\n", " ")
+    assert top1(tmp_path / "trained") > max(0.93, top1(out) + 0.1)
+    for stage in ("prune", "fine-tune"):
+        log = json.loads((tmp_path / "work" / stage / "log.json").read_text())
+        assert [entry["epoch"] for entry in log] == [1, 2]
+        assert all(0 < entry["accuracy"] <= 1 for entry in log)
+
+
+def test_a_training_that_was_stopped_goes_on(digits_command, tmp_path):
+    options = ("--train", "train.npz", "--sparse-epochs", 1, "--epochs", 1, "--work", tmp_path / "work")
+    outs = tmp_path / "one", tmp_path / "two"
+    for out in outs:  # the second finds both trainings complete
+        assert invoke(*digits_command, *options, "--out", out).exit_code == 0
+    assert len({(out / "tensors.safetensors").read_bytes() for out in outs}) == 1
+    found = invoke(*digits_command, *options, "--rate", "1e-4", "--out", tmp_path / "three")
+    assert isinstance(found.exception, MvqError)
+    assert "rate = 0.001, not 0.0001" in str(found.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--epochs", "1"), "--train is missing"),
+        (("--train", "train.npz", "--sparse-epochs", "1", "--method", "vq"), "'vq' does not prune"),
+        (("--train", "train.npz", "--reconstruct", "9", "--method", "pqf"), "changes the order of channels"),
+        (("--train", "train.npz", "--epochs", "1", "--optimiser", "adagrad"), "optimiser = 'adagrad'"),
+        (("--train", "train.npz", "--sparse-epochs", "1", "--pruning", "lottery"), "'lottery'.*sr-ste, asp"),
+    ],
+)
+def test_trainings_that_cannot_be(digits_command, tmp_path, options, message):
+    found = invoke(*digits_command, *options, "--out", tmp_path / "net")
+    assert isinstance(found.exception, MvqError)
+    assert re.search(message, str(found.exception)), found.exception
+    assert not (tmp_path / "net").exists()
 
 
 # ---- the plan -----------------------------------------------------------------------------------------------------
