@@ -162,9 +162,9 @@ def _replace(codebook, values, weights, layers):
             layer.channel_scale.mul_(float(codebook.scale) / before)
 
 
-def _refit(layer, x, target):
+def _refit(layer, x, target, damping):
     """Scale and bias of each channel with the least squared error; where there is a normalisation, its statistics are
-    those of ``x``."""
+    those of ``x``. A channel that hardly varies keeps its scale, which nothing in ``x`` could tell."""
     unit = layer.weight.scale.detach()
     y = convolve(x, layer.weight.levels(), layer.node) * (_by_channel(unit, target) if unit.dim() else unit)
     sides = tuple(axis for axis in range(y.dim()) if axis != 1)
@@ -173,8 +173,8 @@ def _refit(layer, x, target):
     variance = (centred**2).mean(sides, dtype=torch.float64)
     together = (centred * target).mean(sides, dtype=torch.float64)
     flat = variance <= 1e-12 * (mean**2 + 1e-30)
-    old = layer.folded()[0].double() / unit.double()
-    gain = torch.where(flat, old, together / variance.clamp(min=1e-30))
+    old, pull = layer.folded()[0].double() / unit.double(), damping * variance.mean()
+    gain = torch.where(flat, old, (together + pull * old) / (variance + pull).clamp(min=1e-30))
     if layer.normalised:
         layer.mean.copy_(mean + layer.bias.double())
         layer.variance.copy_(variance)
@@ -246,7 +246,7 @@ def reconstruct(network, module, images, settings=None, progress=None):
         if isinstance(layer.weight, ClusteredWeight) and len(users[layer.weight.codebook.name]) == 1:
             problems[layer.node.name] = _Normal(layer, x, target)
             fit(layer.weight.codebook)
-        _refit(layer, x, target)
+        _refit(layer, x, target, settings.damping)
         y = layer(x)
         errors[layer.node.name] = float(
             ((y - target).double() ** 2).sum() / (target.double() ** 2).sum().clamp(min=1e-30)
