@@ -174,7 +174,9 @@ class Dispatcher(wiring.Component):
         counts = [compute.ofmap_rows, compute.ofmap_columns, compute.ofmap_groups, compute.pixels]
         counts += [compute.stride_y, compute.stride_x]
         with m.If(opcode["load"] | opcode["store"]):
-            legal_beats = (transfer.word_beats != 0) & (transfer.word_beats <= config.word_beats)
+            legal_beats = transfer.word_beats != 0
+            if config.word_beats > 1:  # the field of one bit holds no more
+                legal_beats &= transfer.word_beats <= config.word_beats
             with m.If((transfer.chunks == 0) | (transfer.chunk_words == 0) | ~legal_beats):
                 m.d.comb += fault.eq(ErrorCode.ILLEGAL_FIELD)
             with m.If(((transfer.memory_address | transfer.memory_stride) & (config.bus_bytes - 1)) != 0):

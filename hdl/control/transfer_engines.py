@@ -107,8 +107,10 @@ class LoadEngine(_TransferEngine):
         complete, moved = Signal(), Signal()
         parts = [
             Mux(beat == index, self.beats.payload, Mux(beat > index, register, 0))
-            for index, register in enumerate([*earlier, 0])
+            for index, register in enumerate(earlier)
         ]
+        whole = config.word_beats == 1  # nothing is left out
+        parts.append(self.beats.payload if whole else Mux(beat == len(earlier), self.beats.payload, 0))
         m.d.comb += [
             complete.eq(beat == op.word_beats - 1),
             self.write_data.eq(Cat(*parts)),
