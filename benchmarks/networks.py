@@ -9,8 +9,8 @@ trained towards 4:16, compressed with one codebook, fitted and fine-tuned on 20,
 convolutions compressed and fitted on 64 images without labels. Accuracy is not the point here:
 benchmarks/accuracy.py is about that.
 
-Two runs each: with what L1 cannot hold stored (the cycles that count), and one image with the result of every layer
-stored, to compare it.
+Two runs each, of all images: with what L1 cannot hold stored (the cycles that count), and with the result of every
+layer stored, to compare it. Networks that --json holds already and that are not run again stay there.
 """
 
 import argparse
@@ -117,13 +117,12 @@ def measure(name, engines, config, data, console):
             count = len(images) if kind == "cxxrtl" else 1
             for keep in (None, "all"):
                 program = compile_program(lowered, config, keep=keep)
-                part = slice(0, count if keep is None else 1)
-                task = bars.add_task(f"{name}: {kind}{', every layer stored' if keep else ''}", total=part.stop)
+                task = bars.add_task(f"{name}: {kind}{', every layer stored' if keep else ''}", total=count)
                 found = run_images(
                     lowered,
                     program,
-                    images[part],
-                    labels[part],
+                    images[:count],
+                    labels[:count],
                     engine,
                     timing,
                     lambda done, task=task: bars.update(task, completed=done),
@@ -151,11 +150,16 @@ def main():
     table = Table(title=f"Networks on the {config.name} accelerator; values and cycles equal to golden")
     for heading in ("network", "engine", "images", "right", "cycles an image", "layers compared", "cycles/s"):
         table.add_column(heading, justify="left" if heading in ("network", "engine") else "right")
-    report = {"config": config.to_dict(), "networks": []}
+    report, kept = {"config": config.to_dict(), "networks": []}, {}
+    if arguments.json and arguments.json.is_file():
+        stored = json.loads(arguments.json.read_text())
+        if stored["config"] == report["config"]:
+            kept = {found["network"]: found for found in stored["networks"]}
     for name in arguments.networks.split(","):
         engines = arguments.engines.split(",") if arguments.engines else ENGINES[name]
         found = measure(name, engines, config, arguments.data, console)
-        report["networks"].append(found)
+        kept[name] = found
+        report["networks"] = [kept[one] for one in NETWORKS if one in kept]
         for kind, row in found["engines"].items():
             numbers = (row["images"], row["right"], row["cycles"], row["layers_compared"], row["cycles_per_second"])
             table.add_row(name, kind, *(f"{number:,}" for number in numbers))
