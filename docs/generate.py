@@ -135,6 +135,38 @@ def utilisation_by_case():
     return _table([*header, "largest", "of max(ideal, bus)"], rows)
 
 
+def accuracy():
+    """``benchmarks/accuracy.py``."""
+    report = _load("accuracy")
+    keys = ("float", "trained", "compressed", "fine-tuned", "int8")
+    rows = [
+        [row["network"], f"{row['case']} ({row['settings']['method']})"]
+        + [f"{row[key]:.2%}" for key in keys]
+        + [f"{row['formula_ratio']:.1f}x", f"{row['file_ratio']:.1f}x", f"{row['masked_sse']:,.1f}"]
+        for row in report["rows"]
+    ]
+    machine, seeds = report["machine"], sorted({row["seed"] for row in report["rows"]})
+    note = (
+        f"{report['epochs']} epochs before and {report['epochs']} after clustering, seed {', '.join(map(str, seeds))}, "
+        f"{machine['cores']} cores, torch {machine['torch']}.\n"
+    )
+    header = ["network", "case", *keys, "eq. 7", "file", "masked SSE"]
+    return _table(header, rows) + "\n" + note
+
+
+def kmeans_resnet50():
+    """``benchmarks/masked_kmeans.py --resnet50``."""
+    result = _load("masked_kmeans_resnet50")
+    ours, plain = (f"{result[key] * 1e3:.0f} ms" for key in ("masked_seconds", "faiss_seconds"))
+    return (
+        f"All {result['vectors']:,} subvectors of ResNet-50, k = {result['codewords']}, {result['threads']} threads: "
+        f"{ours} an iteration, **{result['ratio']:.2f}x** the time of faiss's plain k-means ({plain}), and "
+        f"1/{result['expanded_ratio']:.0f} of the paper's formulation with expanded codewords; "
+        f"{result['clustering_seconds']:.1f} s for {result['clustering_iterations']} iterations, "
+        f"{result['clustering_peak_bytes'] / 2**20:.0f} MiB beside the weights.\n"
+    )
+
+
 def compression_ratio():
     """``benchmarks/compression_ratio.py``."""
     rows = [
@@ -162,6 +194,7 @@ TABLES = {
         utilisation,
         utilisation_by_case,
         kmeans,
+        kmeans_resnet50,
         simulation,
         compression_ratio,
         vecq,
