@@ -27,10 +27,13 @@ __all__ = [
     "Subset",
     "choose_repeats",
     "cycles",
+    "end_entries",
     "estimate_cycles",
     "raw_row_words",
+    "repeat_choices",
+    "schedule",
+    "word_load_cycles",
 ]
-__all__ += ["end_entries", "raw_row_words", "repeat_choices", "schedule", "word_load_cycles"]
 
 #: bytes of a partial sum, against one of an activation: weight of the traffic in the choice of repeats.
 _PSUM_BYTES = 3

@@ -101,6 +101,7 @@ class Chooser:
             new = layer.compressed and not np.array_equal(codebook, layer.image.codebook)
             codebook = layer.image.codebook if layer.compressed else codebook
             self.codebooks.append(len(codebook) * config.array.codeword_words if new else 0)
+        self.codebooks.append(0)  # nothing follows the last layer
 
     def choose(self):
         """:class:`Choice` of each layer; raises LoweringError where there is none."""
@@ -149,8 +150,7 @@ class Chooser:
             for name in (layer.source, layer.residual)
         ]
         ways = [way for way in ways if way.modes[0] in legal[0] and way.modes[1] in legal[1]]
-        following = self.codebooks[number + 1] if number + 1 < len(self.codebooks) else 0
-        ways.sort(key=lambda way: way.cost + self._waits(number, state, way) + max(0, following - way.behind))
+        ways.sort(key=lambda way: way.cost + self._waits(number, state, way) + self._exposed(number, way))
         others = sorted(places.keys() - set(layer.reads), key=lambda name: self._next_use(name, number))
         for count in range(len(others) + 1):
             evicted, done = tuple(others[len(others) - count :]), set()
@@ -197,9 +197,12 @@ class Chooser:
         return max(0, self.codebooks[number] + tiling.ahead - behind)
 
     def _rank(self, number, after):
-        """Cost of a state, with what the next layer's codebook would wait for."""
-        following = self.codebooks[number + 1] if number + 1 < len(self.codebooks) else 0
-        return after.cost + max(0, following - after.choice.tiling.behind)
+        """Cost of a state, with what the next layer would wait for."""
+        return after.cost + self._exposed(number, after.choice.tiling)
+
+    def _exposed(self, number, tiling):
+        """Cycles of the next layer's codebook that the last weights of this one do not hide."""
+        return max(0, self.codebooks[number + 1] - tiling.behind)
 
     def _loads_ahead(self, number, layer, state, choice):
         """True when what the first tile needs can be loaded during the last tile of the layer before."""
