@@ -196,6 +196,7 @@ TABLES = {
         kmeans,
         kmeans_resnet50,
         simulation,
+        accuracy,
         compression_ratio,
         vecq,
     )
