@@ -12,7 +12,8 @@ Then assignments and masks are frozen, and codebooks, normalisation and dense we
 become int8. A, B, C, D are the paper's Tab. 3 (D is MVQ). All convolutions but the first share one codebook: one of
 8 KB for each layer of 2,304 to 36,864 weights would be most of the network.
 
-A run that was stopped goes on from its last epoch: everything is kept below --folder.
+A run that was stopped goes on from its last epoch: everything is kept below --folder. Cases that the JSON file holds
+already, with as many epochs, are not run again.
 """
 
 import argparse
@@ -208,7 +209,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1, help="of each training")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    console, rows = Console(), []
+    console = Console()
     options = {key: getattr(arguments, key) for key in ("epochs", "jobs", "threads")}
     options |= {"data": arguments.data, "train": arguments.train or npm_package(PACKAGE)}
     options["folder"] = arguments.folder / f"{arguments.epochs}-epochs"
@@ -216,19 +217,27 @@ def main():
     for network, name in cases:
         if network not in WEIGHTS or name not in METHODS:
             raise SystemExit(f"{network}:{name} is none of {', '.join(WEIGHTS)} with one of {', '.join(METHODS)}")
-    report = {"epochs": arguments.epochs, "batch": BATCH, "rate": RATE, "machine": machine(arguments), "rows": rows}
+    report = {"epochs": arguments.epochs, "batch": BATCH, "rate": RATE, "machine": machine(arguments), "rows": []}
+    if arguments.json and arguments.json.is_file():
+        stored = json.loads(arguments.json.read_text())
+        if all(stored[key] == report[key] for key in ("epochs", "batch", "rate")):
+            report = stored
+    rows = report["rows"]
+    done = {(row["network"], row["case"], row["seed"]) for row in rows}
 
     def finished(row):
         rows.append(row)
+        rows.sort(key=lambda one: (one["network"], list(METHODS).index(one["case"]), one["seed"]))
         if arguments.json:
             write_text(arguments.json, json.dumps(report, indent=1) + "\n")
 
     for network in dict.fromkeys(network for network, _ in cases):
-        names = [name for one, name in cases if one == network]
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
-        kinds = list(dict.fromkeys(sparsity(name) for name in names))
-        follow([(network, seed, kept, None) for seed in seeds for kept in kinds], options, console, finished)
-        follow([(network, seed, None, name) for seed in seeds for name in names], options, console, finished)
+        todo = [(seed, name) for seed in seeds for one, name in cases if one == network]
+        todo = [(seed, name) for seed, name in todo if (network, name, seed) not in done]
+        trainings = dict.fromkeys((seed, sparsity(name)) for seed, name in todo)
+        follow([(network, seed, kept, None) for seed, kept in trainings], options, console, finished)
+        follow([(network, seed, None, name) for seed, name in todo], options, console, finished)
     show(rows, console)
 
 
