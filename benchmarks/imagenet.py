@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from npm_packages import npm_package
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from stages import stages
 
 from algo import zoo
 from algo.compress import CompressSettings, compress
@@ -59,10 +59,9 @@ def accuracy(network, images, labels, numbers, tell, batch=32):
     return right / len(numbers)
 
 
-def run(name, case, module, images, labels, fitted, tell):
-    """The report's row of a case."""
-    settings = CompressSettings(method=METHODS[case], **PATTERN[name])
-    others = [number for number in range(len(images)) if number not in set(fitted)]
+def run(name, case, module, images, labels, numbers, tell):
+    """The report's row of a case; ``numbers`` : of the pictures to fit to, and of those to classify."""
+    settings, (fitted, others) = CompressSettings(method=METHODS[case], **PATTERN[name]), numbers
     row = {"network": name, "case": case, "settings": settings.to_dict(), "images": len(fitted), "tested": len(others)}
     started = time.monotonic()
     network = compress(module, SHAPE, settings, progress=tell)
@@ -117,28 +116,20 @@ def main():
     report = {"float": {}, "rows": []}
     if arguments.json and arguments.json.is_file():
         report = json.loads(arguments.json.read_text())
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     for name in arguments.networks.split(","):
         module, images, labels = load(name, arguments.data, arguments.resnet50)
         fitted = [number * len(images) // arguments.images for number in range(arguments.images)]
+        others = sorted(set(range(len(images))) - set(fitted))
         for case in (None, *arguments.cases.split(",")):
             done = [row["case"] for row in report["rows"] if row["network"] == name]
             if case in done or (case is None and name in report["float"]):
                 continue
-            with Progress(*columns, console=console, transient=True) as bars:
-                tasks = {}
-
-                def tell(stage, step, steps, bars=bars, tasks=tasks, label=f"{name} {case or 'float'}"):
-                    task = tasks.get(stage)
-                    if task is None:
-                        task = tasks[stage] = bars.add_task(f"{label}: {stage}", total=steps)
-                    bars.update(task, completed=step, total=steps)
-
+            console.print(f"{name}: {case or 'float'}")
+            with stages(console) as tell:
                 if case is None:
-                    others = sorted(set(range(len(images))) - set(fitted))
                     report["float"][name] = accuracy(module, images, labels, others, tell)
                 else:
-                    report["rows"].append(run(name, case, module, images, labels, fitted, tell))
+                    report["rows"].append(run(name, case, module, images, labels, (fitted, others), tell))
             if arguments.json:
                 write_text(arguments.json, json.dumps(report, indent=1) + "\n")
     show(report, console)

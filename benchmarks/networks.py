@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from stages import stages
 
 from golden import lower
 from golden.files import write_text
@@ -97,14 +97,11 @@ def measure(name, engines, config, data, console):
     """Rows of the report for one network."""
     from algo.calibration import calibrate
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks = {}
+    with stages(console) as tell:
 
         def progress(*arguments):
             stage, (done, total) = (arguments[0] if len(arguments) > 2 else "train"), arguments[-2:]
-            task = tasks.setdefault(stage, bars.add_task(f"{name}: {stage}", total=total))
-            bars.update(task, completed=done, total=total)
+            tell(f"{name}: {stage}", done, total)
 
         network, seen, images, labels = NETWORKS[name](data, progress)
         lowered = lower(network.to_checkpoint(), calibrate(network, seen), config.array)
@@ -117,7 +114,7 @@ def measure(name, engines, config, data, console):
             count = len(images) if kind == "cxxrtl" else 1
             for keep in (None, "all"):
                 program = compile_program(lowered, config, keep=keep)
-                task = bars.add_task(f"{name}: {kind}{', every layer stored' if keep else ''}", total=count)
+                stage = f"{name}: {kind}{', every layer stored' if keep else ''}"
                 found = run_images(
                     lowered,
                     program,
@@ -125,7 +122,7 @@ def measure(name, engines, config, data, console):
                     labels[:count],
                     engine,
                     timing,
-                    lambda done, task=task: bars.update(task, completed=done),
+                    lambda done, stage=stage, count=count: tell(stage, done, count),
                 )
                 if keep:
                     row["layers_compared"] = len(found.compared)

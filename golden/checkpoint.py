@@ -34,7 +34,7 @@ from golden.masks import decode_masks, mask_code_width
 from golden.packing import pack_bits, unpack_bits
 from hdl.config import MvqError
 
-__all__ = ["Checkpoint", "CheckpointError", "Codebook", "DenseLayer", "Layer", "MvqLayer"]
+__all__ = ["Checkpoint", "CheckpointError", "Codebook", "DenseLayer", "Layer", "MvqLayer", "index_width"]
 
 FORMAT = "mvq-checkpoint"
 FORMAT_VERSION = 1
@@ -62,6 +62,11 @@ def _array(value, dtype, what, shape=None):
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
         raise CheckpointError(f"{what} holds {value[where]} at {where}; every value must be finite")
     return np.asarray(value, order="C")
+
+
+def index_width(codewords):
+    """Bits of a codebook index: ceil(log2 k), at least 1."""
+    return max(1, (codewords - 1).bit_length())
 
 
 def _check_bits(bits, least, what):
@@ -123,7 +128,7 @@ class Codebook:
     @property
     def index_width(self):
         """Bits of an index: ceil(log2 k), at least 1."""
-        return max(1, (self.codewords - 1).bit_length())
+        return index_width(self.codewords)
 
     @property
     def bits(self):

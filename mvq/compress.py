@@ -20,7 +20,7 @@ from algo.quantised_activations import trained_calibration
 from algo.reconstruction import reconstruct
 from algo.sparse_training import SparseSettings, train_sparse
 from algo.training import TrainingSettings
-from golden.checkpoint import FLOAT_BITS, Checkpoint
+from golden.checkpoint import FLOAT_BITS, Checkpoint, index_width
 from golden.masks import mask_code_width
 from hdl.config import MvqError
 
@@ -120,11 +120,6 @@ def _why_dense(node, settings):
     return "first convolution"
 
 
-def _index_width(codewords):
-    """ceil(log2 k), at least 1."""
-    return max(1, (codewords - 1).bit_length())
-
-
 def make_plan(module, input_shape, settings):
     """What :func:`run_compress` would do, from shapes alone.
 
@@ -166,7 +161,7 @@ def make_plan(module, input_shape, settings):
         vectors = counts[name]
         codewords = together if shared else min(own.codewords, vectors)
         masks = own.vector_length // own.m * mask_code_width(own.n, own.m) if method.sparse else 0
-        bits = vectors * (_index_width(codewords) + masks)
+        bits = vectors * (index_width(codewords) + masks)
         codebook = 0 if shared else codewords * own.vector_length * own.codeword_bits
         layers.append(PlannedLayer(name, "compressed", "", shape, weights, vectors, codewords, bits, codebook))
     layers += [
