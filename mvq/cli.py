@@ -257,6 +257,9 @@ def compress(
     activations: Annotated[
         str, typer.Option("--activations", help="float, or int8 in fine-tuning too.", rich_help_panel=_TRAIN)
     ] = "float",
+    precision: Annotated[
+        str, typer.Option("--precision", help="Of training: float32, or bfloat16.", rich_help_panel=_TRAIN)
+    ] = "float32",
     teacher: Annotated[
         bool, typer.Option("--teacher", help="Distil the float network.", rich_help_panel=_TRAIN)
     ] = False,
@@ -322,7 +325,9 @@ def compress(
     if train is None and (sparse_epochs or epochs or fit):
         raise MvqError("--train is missing: name the images for --sparse-epochs, --reconstruct and --epochs")
     if train is not None:
-        tuning = FinetuneSettings(optimiser=optimiser, rate=rate, batch=batch, seed=seed, activations=activations)
+        tuning = FinetuneSettings(
+            optimiser=optimiser, rate=rate, batch=batch, seed=seed, activations=activations, precision=precision
+        )
         seen = _load_data(train, input_shape, split, mean, std, size, resize, None)
         seen.check(input_shape)
         held_out = None

@@ -41,6 +41,20 @@ def test_one_step_is_plain_gradient_descent(digits):
     assert not module.training
 
 
+def test_bfloat16_trains_as_far_as_float32(digits):
+    """Both learn the digits; the products differ, the weights stay in float32."""
+    x, y, test_x, test_y = digits
+    trained = {}
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        trained[precision] = zoo.DigitsNet()
+        train(trained[precision], x, y, TrainingSettings(epochs=6, rate=4e-3, precision=precision))
+        assert zoo.accuracy(trained[precision], test_x, test_y) > 0.95
+    wide, narrow = (list(module.parameters()) for module in trained.values())
+    assert {parameter.dtype for parameter in narrow} == {torch.float32}
+    assert not all(torch.equal(*pair) for pair in zip(wide, narrow, strict=True))
+
+
 def test_a_teacher_alone_is_imitated(digits, digits_module):
     """With distillation = 1 the labels do not count: with wrong ones the student still learns the teacher's."""
     x, _, test_x, test_y = digits
@@ -169,6 +183,7 @@ def test_training_mode_and_evaluation_mode_agree_without_normalisation(digits, c
         ({"weight_decay": -1.0}, "weight_decay = -1.0"),
         ({"distillation": 1.5}, "distillation = 1.5: .* nearest legal value is 1"),
         ({"temperature": 0.0}, "temperature = 0.0"),
+        ({"precision": "int4"}, "'int4': must be one of float32, bfloat16"),
     ],
 )
 def test_settings_that_cannot_be(settings, named):
