@@ -45,7 +45,7 @@ class TrainingSettings:
     temperature : of the softmax that compares with the teacher.
     keep : ``last`` or ``best``, the epoch whose weights the network has in the end; best is the highest accuracy on the
         validation images, or, without these, the lowest loss.
-    precision : ``float32``, or ``bfloat16`` for the products of forward and backward (torch's automatic mixed precision;
+    precision : ``float32``, or ``bfloat16`` for the products of both passes (torch's automatic mixed precision;
         weights, normalisation, loss and optimiser stay in float32).
     seed : draws the order of the images and their augmentation.
 
