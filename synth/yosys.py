@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hdl.config import MvqError
 
-__all__ = ["SynthesisError", "run_yosys"]
+__all__ = ["SynthesisError", "YosysTimeout", "read_trace", "run_yosys"]
 
 
 class SynthesisError(MvqError):
@@ -29,6 +29,10 @@ class SynthesisError(MvqError):
         super().__init__(f"{what} failed: {reason}{detail}; the log is {self.log}")
 
 
+class YosysTimeout(SynthesisError):
+    """Yosys did not end in the time it was given, and was stopped."""
+
+
 def quote(path):
     """``path`` as a Yosys argument.
 
@@ -44,7 +48,7 @@ def quote(path):
     return f'"{text}"'
 
 
-def run_yosys(what, commands, folder, *, modules=(), placed=()):
+def run_yosys(what, commands, folder, *, modules=(), placed=(), timeout_s=None):
     """Run ``commands``; return {module: [(instance, module of the instance)]}.
 
     Parameters
@@ -54,10 +58,11 @@ def run_yosys(what, commands, folder, *, modules=(), placed=()):
     folder : where the job, the log and the result go.
     modules : modules whose instances are listed at the end.
     placed : modules that count as instances.
+    timeout_s : seconds after which Yosys is stopped; never when None.
 
     Raises
     ------
-    SynthesisError : a command failed, Yosys crashed, or pyosys is not installed.
+    SynthesisError : a command failed, Yosys crashed, or pyosys is not installed; YosysTimeout : it took too long.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,13 +71,17 @@ def run_yosys(what, commands, folder, *, modules=(), placed=()):
     description = {"commands": list(commands), "modules": list(modules), "placed": list(placed), "result": str(result)}
     job.write_text(json.dumps(description, indent=1))
     with log.open("w") as stream:
-        process = subprocess.run(
-            [sys.executable, "-m", "synth.yosys_worker", str(job)],
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
+        try:
+            process = subprocess.run(
+                [sys.executable, "-m", "synth.yosys_worker", str(job)],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                check=False,
+                timeout=timeout_s,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise YosysTimeout(what, f"Yosys did not end within {timeout_s} s", log) from error
     if process.returncode < 0:
         raise SynthesisError(what, f"Yosys was ended by signal {-process.returncode}", log)
     if process.returncode:
@@ -80,3 +89,23 @@ def run_yosys(what, commands, folder, *, modules=(), placed=()):
     if not result.exists():
         raise SynthesisError(what, "Yosys ended early and left no result", log)
     return json.loads(result.read_text())["instances"]
+
+
+def read_trace(path):
+    """What Yosys's ``sat -dump_json`` wrote to ``path``.
+
+    Returns
+    -------
+    {signal: [value in each cycle]}; None where the solver gave no value, as before the first cycle.
+    """
+    trace = {}
+    for signal in json.loads(Path(path).read_text())["signal"]:
+        data, values = iter(signal.get("data", ())), []
+        for mark in signal["wave"]:
+            if mark == ".":  # as in the cycle before
+                values.append(values[-1])
+                continue
+            bits = next(data, "") if "data" in signal else mark
+            values.append(int(bits, 2) if bits and set(bits) <= set("01") else None)
+        trace[signal["name"].removeprefix("\\")] = values
+    return trace

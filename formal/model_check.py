@@ -1,0 +1,198 @@
+"""Proves that a sparse tile is a dense tile on masked weights: for a number of cycles, or for ever.
+
+Yosys turns :class:`~formal.tiles.TilePair` into a circuit. ``bounded`` gives it to ABC's bounded model checker, with
+every multiplier and adder in it, for narrow weights and activations; ``induction`` proves with Yosys's own SAT solver,
+for int8, that the assertions hold after a step if they held before it. docs/formal.md has both in words.
+"""
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pyosys
+from amaranth.hdl import Value
+
+from formal.tiles import TilePair
+from hdl.config import MvqError
+from hdl.pe.arithmetic import PRODUCT_WIDTH
+from synth.yosys import SynthesisError, YosysTimeout, quote, read_trace, run_yosys
+
+os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
+from amaranth.back import rtlil
+
+__all__ = ["METHODS", "SolverError", "abc_path", "prove_tiles"]
+
+#: method -> what it is.
+METHODS = {
+    "bounded": "bounded model checking, ABC bmc3",
+    "induction": "1-induction, Yosys sat; multipliers and column adders as unknown functions",
+}
+
+
+class SolverError(MvqError):
+    """A solver is missing, or ended without a result."""
+
+
+def abc_path():
+    """Path of the ABC that pyosys brings along.
+
+    Raises
+    ------
+    SolverError : it is not there.
+    """
+    path = Path(pyosys.__file__).parent / "yosys-abc"
+    if not path.is_file():
+        raise SolverError(f"the model checker ABC is not at {path}: install pyosys==0.70 from a wheel, which has it")
+    return path
+
+
+def _flatten(pair, folder, *tail):
+    """Commands that read ``pair`` and leave one flat module with assertions and assumptions, then ``tail``."""
+    ports = {
+        "__".join(map(str, path)): (Value.cast(value), None) for path, _, value in pair.signature.flatten(pair)
+    }
+    text = rtlil.convert(pair, name=pair.module_name, ports=ports, emit_src=False)
+    (folder / "pair.il").write_text(text)
+    top = pair.module_name
+    unknown = [f"{top}.{pattern}/{kind}:*" for pattern in pair.unknown for kind in "cp"]
+    return [
+        f"read_rtlil {quote(folder / 'pair.il')}",
+        f"hierarchy -check -top {top}",
+        *([f"delete {' '.join(unknown)}"] if pair.purpose == "induction" else []),
+        "proc",
+        f"setattr -unset init {top}.*/w:*",  # tiles start in any state, the pair's own registers as they are
+        "flatten",
+        "delete -input w:tap_*",
+        *(f"connect -set {port} {path}" for port, path in pair.taps.items()),
+        "chformal -lower",
+        "memory_map",
+        "opt",
+        "async2sync",
+        "formalff -clk2ff",
+        *tail,
+    ]
+
+
+def _bounded(pair, folder, cycles, timeout_s):
+    """(first cycle with a failed assertion or None, cycles checked)."""
+    top, file = pair.module_name, folder / "pair.aig"
+    to_gates = ["techmap", "opt -fast", "aigmap", "opt_clean", f"write_aiger -zinit {quote(file)}"]
+    run_yosys(f"preparation of {top}", _flatten(pair, folder, *to_gates), folder, timeout_s=timeout_s)
+    script = f"read_aiger pair.aig; fold; strash; bmc3 -F {cycles} -T {timeout_s}"
+    process = subprocess.run(
+        [abc_path(), "-c", script], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    (folder / "abc.log").write_text(process.stdout + process.stderr)
+    if found := re.search(r"was asserted in frame (\d+)", process.stdout):
+        return int(found[1]), int(found[1])
+    if found := re.search(r"No output asserted in (\d+) frames", process.stdout):
+        return None, int(found[1])
+    last = (process.stdout + process.stderr).strip().splitlines()[-1:] or ["nothing"]
+    raise SolverError(f"ABC ended with exit code {process.returncode} and no result; it said {last[0]!r}")
+
+
+def prove_tiles(config, method="bounded", *, bits=2, cycles=8, timeout_s=600, folder=None):
+    """Prove that the sparse tile of ``config`` does what a dense one does on masked weights.
+
+    Parameters
+    ----------
+    config : :class:`~hdl.config.ArrayConfig` with a sparse tile; ``induction`` takes the gateware of style
+        ``structural``.
+    method : see :data:`METHODS`. ``bits`` : of weights and activations, for ``bounded``; ``induction`` takes all 8.
+    cycles : from reset, for ``bounded``.
+    timeout_s : seconds for each run of a solver.
+    folder : where jobs and logs stay; a temporary folder when None.
+
+    Returns
+    -------
+    JSON-ready dictionary. ``status`` : ``proven``, ``differs`` with an ``example``, or ``unproven`` when time ran out;
+    then ``cycles`` is how many were proven.
+
+    Raises
+    ------
+    ConfigError : another kind of tile. SolverError : a solver is missing or failed, or nothing was left to prove.
+    """
+    if method not in METHODS:
+        raise MvqError(f"method = {method!r}: must be one of {', '.join(METHODS)}")
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="mvq-prove-") as temporary:
+            return prove_tiles(config, method, bits=bits, cycles=cycles, timeout_s=timeout_s, folder=temporary)
+    folder, started = Path(folder), time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    if method == "induction":
+        config = config.replace(style="structural")
+        found = _induction(config, folder, timeout_s)
+    else:
+        found = _bounded_proof(config, bits, cycles, folder, timeout_s)
+    return {
+        "method": method,
+        "config": config.to_dict(),
+        "config_hash": config.hash,
+        "pyosys": version("pyosys"),
+        **found,
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
+def _bounded_proof(config, bits, cycles, folder, timeout_s):
+    widths = {"weight_bits": bits, "activation_bits": bits}
+    pair = TilePair(config, **widths)
+    abc_path()
+    probe = folder / "probe"
+    probe.mkdir(exist_ok=True)
+    reached, checked = _bounded(TilePair(config, **widths, purpose="probe"), probe, cycles, timeout_s)
+    if reached is None:
+        raise SolverError(f"no product reaches a column of every row within {checked} cycles: give --cycles more")
+    failed, checked = _bounded(pair, folder, cycles, timeout_s)
+    found = {**widths, "cycles": checked, "first_products": reached, "example": None}
+    if failed is not None:
+        return {**found, "status": "differs", "example": _trace(pair, folder, failed, timeout_s)}
+    return {**found, "status": "proven" if checked >= cycles else "unproven"}
+
+
+def _example(pair, trace, when):
+    """``summary``: what differs in the last cycle of a trace; ``signals``: their values from the first cycle on."""
+    wrong = []
+    for port, path in pair.taps.items():
+        if path.startswith("sparse_tile") and "contributions" in path:
+            values = [trace.get(name, [None])[-1] for name in (port, port.replace("sparse", "dense"))]
+            if None not in values and values[0] != values[1]:
+                row, column = re.search(r"row_(\d+).*__(\d+)", path).groups()
+                sparse, dense = (value - (1 << (PRODUCT_WIDTH - 1)) for value in values)
+                wrong.append(f"row {row} adds {sparse} to column {column} in the sparse tile and {dense} in the dense")
+    summary = f"{'; '.join(wrong) or 'outputs differ, though products do not'}, {when}"
+    return {"summary": summary, "signals": {name: values[1:] for name, values in trace.items() if "$" not in name}}
+
+
+def _trace(pair, folder, failed, timeout_s):
+    """Values of inputs and of both tiles' outputs in the cycles up to the one where they differ."""
+    file = folder / "example.json"
+    shown = " ".join(f"-show {port}" for port in pair.taps)
+    sat = f"sat -seq {failed + 1} -prove-asserts -prove-skip {failed} -set-assumes -show-inputs -show-regs {shown}"
+    run_yosys("counterexample", _flatten(pair, folder, f"{sat} -dump_json {quote(file)}"), folder, timeout_s=timeout_s)
+    if not file.is_file():
+        raise SolverError(f"ABC found a difference in cycle {failed}, but Yosys did not")
+    return _example(pair, read_trace(file), f"in cycle {failed}")
+
+
+def _induction(config, folder, timeout_s):
+    pair = TilePair(config, purpose="induction")
+    file = folder / "example.json"
+    shown = " ".join(f"-show {port}" for port in pair.taps if "contributions" in port)
+    sat = f"sat -tempinduct -prove-asserts -set-assumes -maxsteps 1 -verify -show-inputs -show-regs {shown} -dump_json {quote(file)}"
+    found = {"weight_bits": 8, "activation_bits": 8, "cycles": None, "example": None}
+    try:
+        run_yosys("induction", _flatten(pair, folder, sat), folder, timeout_s=timeout_s)
+    except YosysTimeout:
+        return {**found, "status": "unproven"}
+    except SynthesisError:
+        if not file.is_file():
+            raise
+        when = "after a step from a state in which all assertions hold, though perhaps no run leads to it"
+        return {**found, "status": "differs", "example": _example(pair, read_trace(file), when)}
+    return {**found, "status": "proven"}
