@@ -5,7 +5,7 @@ every multiplier and adder in it, for narrow weights and activations; ``inductio
 for int8, that the assertions hold after a step if they held before it. docs/formal.md has both in words.
 """
 
-import json
+import math
 import os
 import re
 import subprocess
@@ -25,7 +25,7 @@ from synth.yosys import SynthesisError, YosysTimeout, quote, read_trace, run_yos
 os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
 from amaranth.back import rtlil
 
-__all__ = ["METHODS", "SolverError", "abc_path", "prove_tiles"]
+__all__ = ["METHODS", "SolverError", "abc_path", "prove_tiles", "small_tile"]
 
 #: method -> what it is.
 METHODS = {
@@ -51,11 +51,17 @@ def abc_path():
     return path
 
 
+def small_tile(config, rows, words):
+    """The array of one tile of ``config``, of ``rows`` rows and with ``words`` words in its WRF; rows of a tile share
+    nothing but their control, and words of a WRF nothing but their ports."""
+    small = {"rows": rows, "tile_rows": rows, "columns": config.vector_length, "crf_read_ports": 1}
+    small |= {"wrf_depth": words, "prf_depth": 1, "arf_depth": max(2, words), "codewords": 2, "index_width": 1}
+    return config.replace(**small)
+
+
 def _flatten(pair, folder, *tail):
     """Commands that read ``pair`` and leave one flat module with assertions and assumptions, then ``tail``."""
-    ports = {
-        "__".join(map(str, path)): (Value.cast(value), None) for path, _, value in pair.signature.flatten(pair)
-    }
+    ports = {"__".join(map(str, path)): (Value.cast(value), None) for path, _, value in pair.signature.flatten(pair)}
     text = rtlil.convert(pair, name=pair.module_name, ports=ports, emit_src=False)
     (folder / "pair.il").write_text(text)
     top = pair.module_name
@@ -101,8 +107,8 @@ def prove_tiles(config, method="bounded", *, bits=2, cycles=8, timeout_s=600, fo
 
     Parameters
     ----------
-    config : :class:`~hdl.config.ArrayConfig` with a sparse tile; ``induction`` takes the gateware of style
-        ``structural``.
+    config : :class:`~hdl.config.ArrayConfig` of one sparse tile, see :func:`small_tile`. ``induction`` takes the
+        gateware of style ``structural``, ``bounded`` partial sums just wide enough for the rows.
     method : see :data:`METHODS`. ``bits`` : of weights and activations, for ``bounded``; ``induction`` takes all 8.
     cycles : from reset, for ``bounded``.
     timeout_s : seconds for each run of a solver.
@@ -132,7 +138,7 @@ def prove_tiles(config, method="bounded", *, bits=2, cycles=8, timeout_s=600, fo
     return {
         "method": method,
         "config": config.to_dict(),
-        "config_hash": config.hash,
+        "tile": f"{config.tile_rows} x {config.vector_length}, {config.n}:{config.m}, {config.wrf_depth} words",
         "pyosys": version("pyosys"),
         **found,
         "seconds": round(time.perf_counter() - started, 2),
@@ -141,6 +147,7 @@ def prove_tiles(config, method="bounded", *, bits=2, cycles=8, timeout_s=600, fo
 
 def _bounded_proof(config, bits, cycles, folder, timeout_s):
     widths = {"weight_bits": bits, "activation_bits": bits}
+    config = config.replace(psum_width=PRODUCT_WIDTH + math.ceil(math.log2(config.rows)))
     pair = TilePair(config, **widths)
     abc_path()
     probe = folder / "probe"
@@ -184,7 +191,8 @@ def _induction(config, folder, timeout_s):
     pair = TilePair(config, purpose="induction")
     file = folder / "example.json"
     shown = " ".join(f"-show {port}" for port in pair.taps if "contributions" in port)
-    sat = f"sat -tempinduct -prove-asserts -set-assumes -maxsteps 1 -verify -show-inputs -show-regs {shown} -dump_json {quote(file)}"
+    sat = "sat -tempinduct -prove-asserts -set-assumes -maxsteps 1 -verify"
+    sat += f" -show-inputs -show-regs {shown} -dump_json {quote(file)}"
     found = {"weight_bits": 8, "activation_bits": 8, "cycles": None, "example": None}
     try:
         run_yosys("induction", _flatten(pair, folder, sat), folder, timeout_s=timeout_s)

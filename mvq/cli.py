@@ -525,6 +525,75 @@ def _reals(text, option):
 
 
 @app.command()
+def prove(
+    config: Annotated[str, typer.Argument(help="Preset such as [bold]ews-cms-16x16[/], or a TOML or JSON file.")],
+    unit: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--unit", help="Netlist to prove; may be repeated. PE, tile, mask encoder and decoder by default."
+        ),
+    ] = None,
+    liberty: Annotated[
+        str, typer.Option("--liberty", help="nangate45, a .lib file, or PDK:LIBRARY below PDK_ROOT.")
+    ] = "nangate45",
+    register_files: Annotated[str, typer.Option("--register-files", help="clock_gated or flip_flop.")] = "clock_gated",
+    style: Annotated[str, typer.Option("--style", help="Gateware: structural or behavioural.")] = "structural",
+    tiles: Annotated[
+        list[str] | None,
+        typer.Option("--tiles", help="Instead: sparse = dense tile, by bounded or induction; may be repeated."),
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="With --tiles: rows of the tiles.")] = 1,
+    words: Annotated[int, typer.Option("--words", min=2, help="With --tiles: words of their WRF.")] = 2,
+    bits: Annotated[int, typer.Option("--bits", help="With --tiles bounded: of weights and activations.")] = 2,
+    cycles: Annotated[int, typer.Option("--cycles", min=1, help="With --tiles bounded: from reset.")] = 8,
+    timeout: Annotated[int, typer.Option("--timeout", min=1, help="Seconds for each run of a solver.")] = 600,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 2,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the proofs here.")] = None,
+):
+    """Prove netlists equal to their RTL, or sparse tiles equal to dense ones, for all inputs."""
+    import json
+
+    from formal.model_check import prove_tiles, small_tile
+    from formal.tables import netlist_table, tile_table, verdict
+    from golden.files import write_text
+    from hdl.config import load_config
+    from synth.equivalence import default_units, prove_units
+    from synth.flow import Policy
+    from synth.liberty import read_liberty, resolve_liberty
+
+    loaded, netlists, proofs = load_config(config), [], []
+    if tiles:
+        small = small_tile(loaded.replace(style=style), rows, words)
+        options = {"bits": bits, "cycles": cycles, "timeout_s": timeout}
+
+        def prove_all(progress):
+            for done, method in enumerate(tiles):
+                progress("methods", done, len(tiles))
+                proofs.append(prove_tiles(small, method, **options))
+
+        _with_progress(f"sparse and dense tile of {loaded.name}", {"methods": "proving"}, prove_all)
+        table = tile_table(proofs)
+    else:
+        library, policy = read_liberty(resolve_liberty(liberty)), Policy(register_files=register_files, style=style)
+        units = unit or default_units(loaded)
+        netlists = _with_progress(
+            f"netlists of {', '.join(units)} on {library.name}",
+            {"units": "units", "modules": "modules of the unit"},
+            lambda progress: prove_units(
+                loaded, units, library, policy, timeout_s=timeout, jobs=jobs, progress=progress
+            ),
+        )
+        table = netlist_table(netlists)
+    screen = _wide_console()
+    screen.print(table)
+    if json_file:
+        content = {"netlists": netlists, "tiles": proofs}
+        screen.print(f"proofs: {write_text(json_file, json.dumps(content, indent=1) + chr(10))}")
+    if failure := verdict(netlists, proofs):
+        raise MvqError(failure)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo makes.")] = Path("out/demo"),
 ):

@@ -19,7 +19,7 @@ from hdl.config import MvqError
 from synth.flow import ADDERS, Policy, _split, synthesise
 from synth.yosys import SynthesisError, YosysTimeout, quote, read_trace, run_yosys
 
-__all__ = ["ModuleProof", "prove_module", "prove_unit"]
+__all__ = ["ModuleProof", "default_units", "prove_module", "prove_unit", "prove_units"]
 
 #: register files whose netlists can be proven; latches would need a model of two clock phases.
 PROVABLE = ("clock_gated", "flip_flop")
@@ -147,7 +147,9 @@ class _Comparison:
         cells = [(cell["type"], cell["connections"]) for cell in module["cells"].values()]
         pairs = [pins for kind, pins in cells if kind == "$equiv"]
         different = {pins["Y"][0] for pins in pairs if pins["A"] != pins["B"]}
-        kept = {bit for kind, pins in cells if re.match(r"\$(_?DFF|dff|_?DLATCH|dlatch|mem)", kind) for bit in pins["Q"]}
+        kept = {
+            bit for kind, pins in cells if re.match(r"\$(_?DFF|dff|_?DLATCH|dlatch|mem)", kind) for bit in pins["Q"]
+        }
 
         def wires(bits):
             return sorted(name for name, net in module["netnames"].items() if bits.intersection(net["bits"]))
@@ -158,13 +160,15 @@ class _Comparison:
 
 def _example(path):
     """Sentence about the counterexample that Yosys's ``sat`` left: outputs that differ, and the inputs."""
-    values = {name: (cycles[-1] or 0) for name, cycles in read_trace(path).items()}
+    values = {name: cycles[0] for name, cycles in read_trace(path).items()}
 
     def side(prefix):
         return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
     rtl, netlist, inputs = side("gold_"), side("gate_"), side("in_")
-    wrong = [f"{_wire(name)} is {rtl[name]}, in the netlist {netlist[name]}" for name in rtl if rtl[name] != netlist[name]]
+    wrong = [
+        f"{_wire(name)} is {rtl[name]}, in the netlist {netlist[name]}" for name in rtl if rtl[name] != netlist[name]
+    ]
     given = [f"{_wire(name)} = {value}" for name, value in sorted(inputs.items()) if name not in ("clk", "rst")]
     return f"{'; '.join(wrong)}; with {', '.join(given)}"
 
@@ -202,9 +206,9 @@ def prove_module(name, rtl, netlist, liberty, *, timeout_s=600, folder=None):
     what = f"equivalence of {name}"
     kinds = re.findall(r"^  (\S+) \S+ \($", netlist[name], flags=re.MULTILINE)
     cells = sum(kind in liberty.areas or kind in liberty.clock_gates for kind in kinds)
-    points, hide = 0, []
+    points, hide, method = 0, [], "equiv_simple"
 
-    def proof(status, method, detail=""):
+    def proof(status, detail=""):
         return ModuleProof(name, status, cells, points, method, time.perf_counter() - started, detail)
 
     try:
@@ -216,14 +220,16 @@ def prove_module(name, rtl, netlist, liberty, *, timeout_s=600, folder=None):
             found = _Comparison.read(result)
             points = found.points
             if not found.unproven:
-                return proof("proven", "equiv_simple")
+                return proof("proven")
             if found.registers:
-                return proof("unproven", "equiv_simple", f"only one side has the registers {', '.join(found.registers)}")
+                return proof(
+                    "unproven", "equiv_simple", f"only one side has the registers {', '.join(found.registers)}"
+                )
             inner = [wire for wire in found.unproven if wire not in found.outputs]
             if not inner:
                 break
             hide = [f"rename -hide gate/w:{wire}" for wire in inner]
-        example = folder / "example.json"
+        method, example = "miter", folder / "example.json"
         example.unlink(missing_ok=True)
         miter = [
             "miter -equiv -make_outputs -flatten gold gate miter",
@@ -235,10 +241,10 @@ def prove_module(name, rtl, netlist, liberty, *, timeout_s=600, folder=None):
         except SynthesisError:
             if not example.is_file():
                 raise
-            return proof("differs", "miter", _example(example))
-        return proof("proven", "miter")
+            return proof("differs", _example(example))
+        return proof("proven")
     except YosysTimeout:
-        return proof("unproven", "miter", f"no result within {timeout_s} s")
+        return proof("unproven", f"no result within {timeout_s} s")
 
 
 def prove_unit(config, unit, liberty, policy=None, *, timeout_s=600, jobs=2, progress=None, folder=None):
@@ -303,6 +309,30 @@ def prove_unit(config, unit, liberty, policy=None, *, timeout_s=600, jobs=2, pro
         "modules": [proof.to_dict() for proof in proofs],
         "seconds": round(time.perf_counter() - started, 2),
     }
+
+
+def default_units(config):
+    """Units of a configuration that are worth a proof: processing element, tile, mask encoder and decoder."""
+    masks = ["mask_encoder", "mask_decoder"] if config.has_masks else []
+    return ["processing_element", f"{config.tile}_tile", *masks]
+
+
+def prove_units(config, units, liberty, policy=None, *, progress=None, **options):
+    """:func:`prove_unit` for several units; ``progress`` is called as ``progress(stage, done, total)``."""
+
+    def tell(stage, done, total):
+        if progress:
+            progress(stage, done, total)
+
+    reports = []
+    for done, unit in enumerate(units):
+        tell("units", done, len(units))
+        report = prove_unit(
+            config, unit, liberty, policy, progress=lambda proven, modules: tell("modules", proven, modules), **options
+        )
+        reports.append(report)
+    tell("units", len(units), len(units))
+    return reports
 
 
 def _check_loops(design, folder):
