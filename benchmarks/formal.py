@@ -3,8 +3,8 @@
     python benchmarks/formal.py [--only TEXT] [--timeout SECONDS] [--json docs/results/formal.json]
 
 Netlists on NanGate45, at the sizes of the 16x16 presets: processing element, mask encoder, mask decoder, sparse tile
-and dense tile, in both styles and both kinds of register files; behavioural tiles with 2 rows. Tiles at d = 16 and 4:16: bounded model checking with
-2-bit weights and activations, induction with int8.
+and dense tile, in both styles and both kinds of register files; behavioural tiles with 2 rows. Tiles at d = 16 and
+4:16: bounded model checking with 2-bit weights and activations, induction with int8.
 
 Each case is written to the file when it is done. ``--only`` runs the cases whose name holds TEXT and keeps the others
 of the file.
@@ -19,10 +19,10 @@ from pathlib import Path
 from rich.console import Console
 from stages import stages
 
-from formal.model_check import prove_tiles, small_tile
-from formal.tables import netlist_table, tile_table, verdict
 from golden.files import write_text
 from hdl.config import preset
+from proofs.model_check import prove_tiles, small_tile
+from proofs.tables import netlist_table, tile_table, verdict
 from synth.equivalence import default_units, prove_unit
 from synth.flow import Policy
 from synth.liberty import NANGATE45, read_liberty, resolve_liberty
@@ -46,7 +46,7 @@ def cases(timeout_s):
     for style, register_files in POLICIES:
         policy = Policy(style=style, register_files=register_files)
         for variant in ("ews-cms", "ews-cm"):
-            # a behavioural sum of 17 numbers is a word-level operator, whose gates have nothing in common with the netlist's
+            # the solver cannot compare a behavioural sum of 17 numbers to gates: they have no nets in common
             config = preset(variant, 16, tile_rows=16 if style == "structural" else 2)
             for unit in default_units(config) if variant == "ews-cms" else ("dense_tile",):
                 name = f"{unit} {config.tile_rows} rows {style} {register_files}"

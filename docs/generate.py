@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 PAGES = [ROOT / "README.md", ROOT / "docs" / "compress.md", ROOT / "docs" / "estimate.md"]
+PAGES += [ROOT / "docs" / "formal.md"]
 #: what a convolution may take of its ideal cycles.
 LIMIT = 1.05
 
@@ -185,6 +186,32 @@ def vecq():
     return _table(["bits", "lambda", "J_o", "normalised MSE"], rows)
 
 
+def netlists():
+    """``benchmarks/formal.py``: netlists."""
+    rows = []
+    for case in _load("formal")["cases"].values():
+        if case["kind"] == "netlist":
+            policy, proofs = case["policy"], case["modules"]
+            rows_of_tile = f", {case['config']['tile_rows']} rows" if case["unit"].endswith("tile") else ""
+            sums = (sum(proof[key] for proof in proofs) for key in ("cells", "points"))
+            row = [case["unit"] + rows_of_tile, policy["style"], policy["register_files"], case["status"]]
+            rows.append([*row, f"{len(proofs)}", *(f"{value:,}" for value in sums), f"{case['seconds']:,.0f}"])
+    header = ["unit", "style", "register files", "result", "modules", "cells in them", "bits compared", "seconds"]
+    return _table(header, rows)
+
+
+def tiles():
+    """``benchmarks/formal.py``: tiles."""
+    rows = []
+    for case in _load("formal")["cases"].values():
+        if case["kind"] == "tiles":
+            cycles = "all" if case["cycles"] is None else f"{case['cycles']}"
+            bits = f"{case['weight_bits']}, {case['activation_bits']}"
+            row = [case["tile"], case["method"], case["config"]["style"], bits, cycles, case["status"]]
+            rows.append([*row, f"{case['seconds']:,.0f}"])
+    return _table(["tile", "method", "style", "bits of weights, activations", "cycles", "result", "seconds"], rows)
+
+
 TABLES = {
     function.__name__: function
     for function in (
@@ -199,6 +226,8 @@ TABLES = {
         accuracy,
         compression_ratio,
         vecq,
+        netlists,
+        tiles,
     )
 }
 

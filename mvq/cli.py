@@ -553,10 +553,10 @@ def prove(
     """Prove netlists equal to their RTL, or sparse tiles equal to dense ones, for all inputs."""
     import json
 
-    from formal.model_check import prove_tiles, small_tile
-    from formal.tables import netlist_table, tile_table, verdict
     from golden.files import write_text
     from hdl.config import load_config
+    from proofs.model_check import prove_tiles, small_tile
+    from proofs.tables import netlist_table, tile_table, verdict
     from synth.equivalence import default_units, prove_units
     from synth.flow import Policy
     from synth.liberty import read_liberty, resolve_liberty

@@ -1,6 +1,6 @@
 """Proves that a sparse tile is a dense tile on masked weights: for a number of cycles, or for ever.
 
-Yosys turns :class:`~formal.tiles.TilePair` into a circuit. ``bounded`` gives it to ABC's bounded model checker, with
+Yosys turns :class:`~proofs.tiles.TilePair` into a circuit. ``bounded`` gives it to ABC's bounded model checker, with
 every multiplier and adder in it, for narrow weights and activations; ``induction`` proves with Yosys's own SAT solver,
 for int8, that the assertions hold after a step if they held before it. docs/formal.md has both in words.
 """
@@ -17,9 +17,9 @@ from pathlib import Path
 import pyosys
 from amaranth.hdl import Value
 
-from formal.tiles import TilePair
 from hdl.config import MvqError
 from hdl.pe.arithmetic import PRODUCT_WIDTH
+from proofs.tiles import TilePair, check_pair
 from synth.yosys import SynthesisError, YosysTimeout, quote, read_trace, run_yosys
 
 os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
@@ -125,6 +125,7 @@ def prove_tiles(config, method="bounded", *, bits=2, cycles=8, timeout_s=600, fo
     """
     if method not in METHODS:
         raise MvqError(f"method = {method!r}: must be one of {', '.join(METHODS)}")
+    check_pair(config, bits)
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="mvq-prove-") as temporary:
             return prove_tiles(config, method, bits=bits, cycles=cycles, timeout_s=timeout_s, folder=temporary)
@@ -148,13 +149,13 @@ def prove_tiles(config, method="bounded", *, bits=2, cycles=8, timeout_s=600, fo
 def _bounded_proof(config, bits, cycles, folder, timeout_s):
     widths = {"weight_bits": bits, "activation_bits": bits}
     config = config.replace(psum_width=PRODUCT_WIDTH + math.ceil(math.log2(config.rows)))
-    pair = TilePair(config, **widths)
     abc_path()
     probe = folder / "probe"
     probe.mkdir(exist_ok=True)
     reached, checked = _bounded(TilePair(config, **widths, purpose="probe"), probe, cycles, timeout_s)
     if reached is None:
         raise SolverError(f"no product reaches a column of every row within {checked} cycles: give --cycles more")
+    pair = TilePair(config, **widths)
     failed, checked = _bounded(pair, folder, cycles, timeout_s)
     found = {**widths, "cycles": checked, "first_products": reached, "example": None}
     if failed is not None:
@@ -162,8 +163,9 @@ def _bounded_proof(config, bits, cycles, folder, timeout_s):
     return {**found, "status": "proven" if checked >= cycles else "unproven"}
 
 
-def _example(pair, trace, when):
-    """``summary``: what differs in the last cycle of a trace; ``signals``: their values from the first cycle on."""
+def _example(pair, trace, otherwise, when):
+    """``summary``: which products differ in the last cycle of a trace, or ``otherwise``, and ``when`` that is;
+    ``signals``: their values from the first cycle on."""
     wrong = []
     for port, path in pair.taps.items():
         if path.startswith("sparse_tile") and "contributions" in path:
@@ -172,7 +174,7 @@ def _example(pair, trace, when):
                 row, column = re.search(r"row_(\d+).*__(\d+)", path).groups()
                 sparse, dense = (value - (1 << (PRODUCT_WIDTH - 1)) for value in values)
                 wrong.append(f"row {row} adds {sparse} to column {column} in the sparse tile and {dense} in the dense")
-    summary = f"{'; '.join(wrong) or 'outputs differ, though products do not'}, {when}"
+    summary = f"{'; '.join(wrong) or otherwise}, {when}"
     return {"summary": summary, "signals": {name: values[1:] for name, values in trace.items() if "$" not in name}}
 
 
@@ -184,7 +186,7 @@ def _trace(pair, folder, failed, timeout_s):
     run_yosys("counterexample", _flatten(pair, folder, f"{sat} -dump_json {quote(file)}"), folder, timeout_s=timeout_s)
     if not file.is_file():
         raise SolverError(f"ABC found a difference in cycle {failed}, but Yosys did not")
-    return _example(pair, read_trace(file), f"in cycle {failed}")
+    return _example(pair, read_trace(file), "outputs differ, though products do not", f"in cycle {failed}")
 
 
 def _induction(config, folder, timeout_s):
@@ -201,6 +203,7 @@ def _induction(config, folder, timeout_s):
     except SynthesisError:
         if not file.is_file():
             raise
+        inside = "an assertion about the insides of the tiles fails"
         when = "after a step from a state in which all assertions hold, though perhaps no run leads to it"
-        return {**found, "status": "differs", "example": _example(pair, read_trace(file), when)}
+        return {**found, "status": "differs", "example": _example(pair, read_trace(file), inside, when)}
     return {**found, "status": "proven"}

@@ -12,7 +12,17 @@ from hdl.pe.arithmetic import PRODUCT_WIDTH
 from hdl.pe.tile import Tile
 from hdl.register_file import any_of
 
-__all__ = ["TilePair"]
+__all__ = ["TilePair", "check_pair"]
+
+
+def check_pair(config, bits=8):
+    """Raise ConfigError unless a pair can be made of ``config``, with weights and activations of so many bits."""
+    if config.tile != "sparse":
+        raise ConfigError("tile", config.tile, "only a sparse tile can be compared to a dense one", "sparse")
+    if config.wrf_depth < 2:
+        raise ConfigError("wrf_depth", config.wrf_depth, "the proof covers tiles whose WRF has several words", 2)
+    if not 2 <= bits <= 8:
+        raise ConfigError("bits", bits, "weights and activations must have 2 to 8", min(max(bits, 2), 8))
 
 
 class TilePair(wiring.Component):
@@ -33,7 +43,7 @@ class TilePair(wiring.Component):
 
     Parameters
     ----------
-    config : :class:`~hdl.config.ArrayConfig` with a sparse tile and ``wrf_depth`` of at least 2.
+    config : :class:`~hdl.config.ArrayConfig` that :func:`check_pair` accepts.
     weight_bits, activation_bits : narrower values than int8, sign-extended to the tiles' 8 bits.
     purpose : ``bounded``: nothing else. ``probe``: the only assertion is that no product reaches a column in every row
         at once, which must fail, or the assumptions left nothing to prove. ``induction``: also what makes the
@@ -45,10 +55,6 @@ class TilePair(wiring.Component):
     ``step``, ``valid``, ``address``, ``activations``, ``write_row``, ``write_address``, ``psums_in`` : In. See
         :class:`~hdl.pe.tile.Tile`. ``codes``, ``codeword`` : In. What the weights to write are rebuilt from.
     ``tap_*`` : In. To be connected to the signal inside the tiles that :attr:`taps` names.
-
-    Raises
-    ------
-    ConfigError : another kind of tile.
     """
 
     module_name = "tile_pair"
@@ -56,13 +62,6 @@ class TilePair(wiring.Component):
     unknown = ("*.multiplier*", "*_tile.column_*")
 
     def __init__(self, config, *, weight_bits=8, activation_bits=8, purpose="bounded"):
-        if config.tile != "sparse":
-            raise ConfigError("tile", config.tile, "only a sparse tile can be compared to a dense one", "sparse")
-        if config.wrf_depth < 2:
-            raise ConfigError("wrf_depth", config.wrf_depth, "the proof covers tiles whose WRF has several words", 2)
-        for name, bits in (("weight_bits", weight_bits), ("activation_bits", activation_bits)):
-            if not 2 <= bits <= 8:
-                raise ConfigError(name, bits, "must be 2 to 8", min(max(bits, 2), 8))
         self.config, self.purpose = config, purpose
         rows, d = config.tile_rows, config.vector_length
         #: port -> signal below this module, dots between levels.

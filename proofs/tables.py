@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from formal.model_check import METHODS
+from proofs.model_check import METHODS
 
 __all__ = ["netlist_table", "tile_table", "verdict"]
 
@@ -33,7 +33,7 @@ def netlist_table(reports):
 
 
 def tile_table(reports):
-    """Sparse tile against dense tile: a row for each proof (:func:`formal.model_check.prove_tiles`)."""
+    """Sparse tile against dense tile: a row for each proof (:func:`proofs.model_check.prove_tiles`)."""
     table = Table(title="Sparse tile = dense tile on masked weights", caption=f"pyosys {reports[0]['pyosys']}")
     for name in ("tile", "weights, activations", "method", "cycles", "seconds", "result"):
         table.add_column(name, justify="right" if name in ("cycles", "seconds") else "left")
