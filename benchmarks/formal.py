@@ -31,8 +31,8 @@ from synth.liberty import NANGATE45, read_liberty, resolve_liberty
 POLICIES = (("structural", "clock_gated"), ("structural", "flip_flop"), ("behavioural", "clock_gated"))
 #: (rows, words, method, bits, cycles, style).
 TILES = (
-    (1, 2, "bounded", 2, 10, "structural"),
-    (1, 2, "bounded", 2, 8, "behavioural"),
+    (1, 2, "bounded", 2, 8, "structural"),
+    (1, 2, "bounded", 2, 7, "behavioural"),
     (2, 2, "bounded", 2, 6, "structural"),
     (1, 2, "induction", 8, None, "structural"),
     (2, 2, "induction", 8, None, "structural"),

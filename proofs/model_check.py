@@ -9,7 +9,6 @@ import math
 import os
 import re
 import subprocess
-import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +19,7 @@ from amaranth.hdl import Value
 from hdl.config import MvqError
 from hdl.pe.arithmetic import PRODUCT_WIDTH
 from proofs.tiles import TilePair, check_pair
-from synth.yosys import SynthesisError, YosysTimeout, quote, read_trace, run_yosys
+from synth.yosys import SynthesisError, YosysTimeout, quote, read_trace, run_yosys, scratch_folder
 
 os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
 from amaranth.back import rtlil
@@ -74,7 +73,8 @@ def _flatten(pair, folder, *tail):
         f"setattr -unset init {top}.*/w:*",  # tiles start in any state, the pair's own registers as they are
         "flatten",
         "delete -input w:tap_*",
-        *(f"connect -set {port} {path}" for port, path in pair.taps.items()),
+        # "-nounset": what already reads the port must go on doing so
+        *(f"connect -nounset -set {port} {path}" for port, path in pair.taps.items()),
         "chformal -lower",
         "memory_map",
         "opt",
@@ -112,7 +112,7 @@ def prove_tiles(config, method="bounded", *, bits=2, cycles=8, timeout_s=600, fo
     method : see :data:`METHODS`. ``bits`` : of weights and activations, for ``bounded``; ``induction`` takes all 8.
     cycles : from reset, for ``bounded``.
     timeout_s : seconds for each run of a solver.
-    folder : where jobs and logs stay; a temporary folder when None.
+    folder : where jobs and logs stay; when None, a temporary folder that is kept only after a failure.
 
     Returns
     -------
@@ -126,16 +126,13 @@ def prove_tiles(config, method="bounded", *, bits=2, cycles=8, timeout_s=600, fo
     if method not in METHODS:
         raise MvqError(f"method = {method!r}: must be one of {', '.join(METHODS)}")
     check_pair(config, bits)
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix="mvq-prove-") as temporary:
-            return prove_tiles(config, method, bits=bits, cycles=cycles, timeout_s=timeout_s, folder=temporary)
-    folder, started = Path(folder), time.perf_counter()
-    folder.mkdir(parents=True, exist_ok=True)
-    if method == "induction":
-        config = config.replace(style="structural")
-        found = _induction(config, folder, timeout_s)
-    else:
-        found = _bounded_proof(config, bits, cycles, folder, timeout_s)
+    started = time.perf_counter()
+    with scratch_folder(folder) as scratch:
+        if method == "induction":
+            config = config.replace(style="structural")
+            found = _induction(config, scratch, timeout_s)
+        else:
+            found = _bounded_proof(config, bits, cycles, scratch, timeout_s)
     return {
         "method": method,
         "config": config.to_dict(),
@@ -165,7 +162,7 @@ def _bounded_proof(config, bits, cycles, folder, timeout_s):
 
 def _example(pair, trace, otherwise, when):
     """``summary``: which products differ in the last cycle of a trace, or ``otherwise``, and ``when`` that is;
-    ``signals``: their values from the first cycle on."""
+    ``start``: registers before it, ``signals``: inputs and products in every cycle."""
     wrong = []
     for port, path in pair.taps.items():
         if path.startswith("sparse_tile") and "contributions" in path:
@@ -175,7 +172,9 @@ def _example(pair, trace, otherwise, when):
                 sparse, dense = (value - (1 << (PRODUCT_WIDTH - 1)) for value in values)
                 wrong.append(f"row {row} adds {sparse} to column {column} in the sparse tile and {dense} in the dense")
     summary = f"{'; '.join(wrong) or otherwise}, {when}"
-    return {"summary": summary, "signals": {name: values[1:] for name, values in trace.items() if "$" not in name}}
+    named = {name: values for name, values in trace.items() if "$" not in name}
+    start = {name: values[0] for name, values in named.items() if values[0] is not None}
+    return {"summary": summary, "start": start, "signals": {n: v[1:] for n, v in named.items() if n not in start}}
 
 
 def _trace(pair, folder, failed, timeout_s):

@@ -8,16 +8,14 @@ name are proven first and then taken as inputs of what follows. docs/formal.md s
 
 import json
 import re
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 from hdl.config import MvqError
 from synth.flow import ADDERS, Policy, _split, synthesise
-from synth.yosys import SynthesisError, YosysTimeout, quote, read_trace, run_yosys
+from synth.yosys import SynthesisError, YosysTimeout, quote, read_trace, run_yosys, scratch_folder
 
 __all__ = ["ModuleProof", "default_units", "prove_module", "prove_unit", "prove_units"]
 
@@ -68,11 +66,13 @@ def _clock_gate_models(liberty):
             role = re.search(r'\bclock_gate_(clock|enable|test|out)_pin\s*:\s*"?true', pin)
             if role:
                 pins[role[1]].append(re.match(r'\s*"?(\w+)', pin)[1])
-        [clock], [out], enables = pins["clock"], pins["out"], pins["enable"] + pins["test"]
-        models.append(
-            f"module \\{cell} (input {', '.join([clock, *enables])}, output {out});\n"
-            f"reg on; always @* if (!{clock}) on = {' | '.join(enables)};\nassign {out} = on & {clock};\nendmodule\n"
-        )
+        enables = pins["enable"] + pins["test"]
+        if len(pins["clock"]) == len(pins["out"]) == 1 and enables:
+            clock, out = *pins["clock"], *pins["out"]
+            models.append(
+                f"module \\{cell} (input {', '.join([clock, *enables])}, output {out});\nreg on;\n"
+                f"always @* if (!{clock}) on = {' | '.join(enables)};\nassign {out} = on & {clock};\nendmodule\n"
+            )
     return "".join(models)
 
 
@@ -147,9 +147,7 @@ class _Comparison:
         cells = [(cell["type"], cell["connections"]) for cell in module["cells"].values()]
         pairs = [pins for kind, pins in cells if kind == "$equiv"]
         different = {pins["Y"][0] for pins in pairs if pins["A"] != pins["B"]}
-        kept = {
-            bit for kind, pins in cells if re.match(r"\$(_?DFF|dff|_?DLATCH|dlatch|mem)", kind) for bit in pins["Q"]
-        }
+        kept = {bit for kind, pins in cells if re.match(r"\$(_DFF|dff|_DLATCH|dlatch)", kind) for bit in pins["Q"]}
 
         def wires(bits):
             return sorted(name for name, net in module["netnames"].items() if bits.intersection(net["bits"]))
@@ -187,7 +185,7 @@ def prove_module(name, rtl, netlist, liberty, *, timeout_s=600, folder=None):
         sides.
     liberty : :class:`synth.liberty.Liberty` of the netlist.
     timeout_s : seconds for each of at most three runs of Yosys.
-    folder : where the jobs and logs stay; a temporary folder when None.
+    folder : where the jobs and logs stay; when None, a temporary folder that is kept only after a failure.
 
     Returns
     -------
@@ -197,11 +195,12 @@ def prove_module(name, rtl, netlist, liberty, *, timeout_s=600, folder=None):
     ------
     SynthesisError : Yosys failed, as on a netlist that is no Verilog or a cell that the library does not have.
     """
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix="mvq-prove-") as temporary:
-            return prove_module(name, rtl, netlist, liberty, timeout_s=timeout_s, folder=temporary)
-    folder, started = Path(folder), time.perf_counter()
-    folder.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(folder) as scratch:
+        return _prove_module(name, rtl, netlist, liberty, timeout_s, scratch)
+
+
+def _prove_module(name, rtl, netlist, liberty, timeout_s, folder):
+    started = time.perf_counter()
     commands, result = _prepare(name, rtl, netlist, liberty, folder), folder / "equiv.json"
     what = f"equivalence of {name}"
     kinds = re.findall(r"^  (\S+) \S+ \($", netlist[name], flags=re.MULTILINE)
@@ -222,9 +221,7 @@ def prove_module(name, rtl, netlist, liberty, *, timeout_s=600, folder=None):
             if not found.unproven:
                 return proof("proven")
             if found.registers:
-                return proof(
-                    "unproven", "equiv_simple", f"only one side has the registers {', '.join(found.registers)}"
-                )
+                return proof("unproven", f"only one side has the registers {', '.join(found.registers)}")
             inner = [wire for wire in found.unproven if wire not in found.outputs]
             if not inner:
                 break
@@ -257,7 +254,7 @@ def prove_unit(config, unit, liberty, policy=None, *, timeout_s=600, jobs=2, pro
     policy : :class:`synth.flow.Policy`.
     timeout_s : see :func:`prove_module`. ``jobs`` : Yosys processes at a time.
     progress : called as ``progress(done, modules)`` after each module.
-    folder : where netlists, jobs and logs stay; a temporary folder when None.
+    folder : where netlists, jobs and logs stay; when None, a temporary folder that is kept only after a failure.
 
     Returns
     -------
@@ -267,18 +264,19 @@ def prove_unit(config, unit, liberty, policy=None, *, timeout_s=600, jobs=2, pro
     ------
     MvqError : register files that cannot be proven, or a failed synthesis.
     """
-    from hdl.verilog import generate  # loads Amaranth
-
     policy = policy or Policy()
     if policy.register_files not in PROVABLE:
         raise MvqError(
             f"register_files = {policy.register_files!r}: equivalence is proven for {' and '.join(PROVABLE)} only"
         )
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix="mvq-prove-") as temporary:
-            options = {"timeout_s": timeout_s, "jobs": jobs, "progress": progress, "folder": temporary}
-            return prove_unit(config, unit, liberty, policy, **options)
-    folder, started = Path(folder), time.perf_counter()
+    with scratch_folder(folder) as scratch:
+        return _prove_unit(config, unit, liberty, policy, timeout_s, jobs, progress, scratch)
+
+
+def _prove_unit(config, unit, liberty, policy, timeout_s, jobs, progress, folder):
+    from hdl.verilog import generate  # loads Amaranth
+
+    started = time.perf_counter()
     config = config.replace(style=policy.style)
     design = generate(config, unit)
     mapped = folder / "netlist"

@@ -1,13 +1,16 @@
 """Yosys as a subprocess: a failure becomes one sentence with the end of the log, and no result is read after it."""
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 from hdl.config import MvqError
 
-__all__ = ["SynthesisError", "YosysTimeout", "read_trace", "run_yosys"]
+__all__ = ["SynthesisError", "YosysTimeout", "read_trace", "run_yosys", "scratch_folder"]
 
 
 class SynthesisError(MvqError):
@@ -46,6 +49,16 @@ def quote(path):
             f"the path {text!r} holds a character that Yosys cannot read: use a path without quotes, ';' and '\\'"
         )
     return f'"{text}"'
+
+
+@contextmanager
+def scratch_folder(folder=None):
+    """A folder for jobs and logs: ``folder``, or a temporary one that stays only after a failure."""
+    path = Path(folder or tempfile.mkdtemp(prefix="mvq-prove-"))
+    path.mkdir(parents=True, exist_ok=True)
+    yield path
+    if folder is None:
+        shutil.rmtree(path)
 
 
 def run_yosys(what, commands, folder, *, modules=(), placed=(), timeout_s=None):
@@ -99,7 +112,8 @@ def read_trace(path):
     {signal: [value in each cycle]}; None where the solver gave no value, as before the first cycle.
     """
     trace = {}
-    for signal in json.loads(Path(path).read_text())["signal"]:
+    text = Path(path).read_text().replace("\\", "\\\\")  # which Yosys leaves as they are
+    for signal in json.loads(text)["signal"]:
         data, values = iter(signal.get("data", ())), []
         for mark in signal["wave"]:
             if mark == ".":  # as in the cycle before
