@@ -32,8 +32,6 @@ POLICIES = (("structural", "clock_gated"), ("structural", "flip_flop"), ("behavi
 #: (rows, words, method, bits, cycles, style).
 TILES = (
     (1, 2, "bounded", 2, 8, "structural"),
-    (1, 2, "bounded", 2, 7, "behavioural"),
-    (2, 2, "bounded", 2, 6, "structural"),
     (1, 2, "induction", 8, None, "structural"),
     (2, 2, "induction", 8, None, "structural"),
     (1, 16, "induction", 8, None, "structural"),

@@ -90,9 +90,12 @@ def _bounded(pair, folder, cycles, timeout_s):
     to_gates = ["techmap", "opt -fast", "aigmap", "opt_clean", f"write_aiger -zinit {quote(file)}"]
     run_yosys(f"preparation of {top}", _flatten(pair, folder, *to_gates), folder, timeout_s=timeout_s)
     script = f"read_aiger pair.aig; fold; strash; bmc3 -F {cycles} -T {timeout_s}"
-    process = subprocess.run(
-        [abc_path(), "-c", script], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "check": False}
+    try:
+        # ABC watches its time only between two steps
+        process = subprocess.run([abc_path(), "-c", script], cwd=folder, timeout=timeout_s + 60, **options)
+    except subprocess.TimeoutExpired as error:
+        raise SolverError(f"ABC did not end within {timeout_s + 60} s") from error
     (folder / "abc.log").write_text(process.stdout + process.stderr)
     if found := re.search(r"was asserted in frame (\d+)", process.stdout):
         return int(found[1]), int(found[1])
