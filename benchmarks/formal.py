@@ -34,7 +34,6 @@ TILES = (
     (1, 2, "bounded", 2, 8, "structural"),
     (1, 2, "induction", 8, None, "structural"),
     (2, 2, "induction", 8, None, "structural"),
-    (1, 16, "induction", 8, None, "structural"),
 )
 
 
