@@ -194,13 +194,13 @@ class MaskedVectors:
         float32 (k, d).
         """
         parts = self._parts()
-        total, uses = (np.zeros((len(parts), *codebook.shape), kind) for kind in (np.float64, np.int64))
+        sums = np.zeros((len(parts), *codebook.shape, 2))
 
         def work(part):
-            nearest.accumulate(*parts[part], *self._sorted, self._order, assignment, total[part], uses[part])
+            nearest.accumulate(*parts[part], *self._sorted, self._order, assignment, sums[part])
 
         self._share(work, range(len(parts)))
-        total, uses = total.sum(axis=0), uses.sum(axis=0)
+        total, uses = np.moveaxis(sums.sum(axis=0), 2, 0)
         return np.where(uses > 0, total / np.maximum(uses, 1), codebook).astype(np.float32)
 
     def errors(self, codebook, assignment):

@@ -16,10 +16,15 @@ __all__ = ["accumulate", "assign", "errors", "lower"]
 
 #: codewords in a tile, and terms of a cost that are added at once.
 TILE = 4
+#: vectors are searched in whole multiples of these, which fill a register of the processor.
+LANES = 16
 #: unit roundoff of float32, and its smallest normal number, which bounds what underflow loses in one operation.
 ROUNDOFF, UNDERFLOW = 2.0**-24, 2.0**-126
 #: terms whose magnitudes add up to no more than this do not overflow float32.
 OVERFLOW = 2.0**127
+
+#: elements of the codewords that fill up the last tile: their costs exceed those of any float32.
+_NEVER = 1e150
 
 _OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
 
@@ -62,20 +67,48 @@ def _scan(terms, factors, constant, sums, least, second, winner):
             least[row] = low if low < best else best
 
 
-@numba.njit(**_OPTIONS)
-def _decide(weights, codebook, first, stop):
-    """The codeword from ``first`` to before ``stop`` with the least cost in float64.
+@numba.njit(fastmath={"contract"}, **_OPTIONS)
+def _scan_panel(terms, factors, constant, least, second, winner):
+    """:func:`_scan` for costs of up to four terms: ``terms`` float32 (4, vectors), ``factors`` (tiles, 4, TILE)."""
+    count = len(least)
+    least[:], second[:], winner[:] = np.inf, np.inf, 0
+    for tile in range(len(factors)):
+        start, factor = constant[tile], factors[tile]
+        for row in range(count):
+            low = np.float32(np.inf)
+            for lane in range(TILE):
+                cost = start[lane]
+                for t in range(4):
+                    cost += terms[t, row] * factor[t, lane]
+                low = cost if cost < low else low
+            best = least[row]
+            other = low if low > best else best
+            second[row] = other if other < second[row] else second[row]
+            winner[row] = tile if low < best else winner[row]
+            least[row] = low if low < best else best
 
-    ``weights`` float64 (kept,); ``codebook`` float64 (k, kept), at the positions that survive.
+
+@numba.njit(inline="always", **_OPTIONS)
+def _decide(values, place, count, exact, first, stop):
+    """The codeword in the tiles from ``first`` to before ``stop`` with the least cost in float64; of equals, the first.
+
+    ``values`` float32 (at least ``count``, vectors), of which the vector at ``place`` counts; ``exact`` float64 (tiles,
+    at least ``count``, TILE). A tile's costs are written out, to be added side by side and compared without branches.
     """
-    lowest, best = np.inf, first
-    for codeword in range(first, stop):
-        cost = 0.0
-        for t in range(len(weights)):
-            value = codebook[codeword, t]
-            cost += value * value - 2 * weights[t] * value
-        if cost < lowest:
-            lowest, best = cost, codeword
+    lowest, best = np.inf, first * TILE
+    for tile in range(first, stop):
+        a, b, c, d = 0.0, 0.0, 0.0, 0.0
+        for t in range(count):
+            twice = 2 * np.float64(values[t, place])
+            a += exact[tile, t, 0] * exact[tile, t, 0] - twice * exact[tile, t, 0]
+            b += exact[tile, t, 1] * exact[tile, t, 1] - twice * exact[tile, t, 1]
+            c += exact[tile, t, 2] * exact[tile, t, 2] - twice * exact[tile, t, 2]
+            d += exact[tile, t, 3] * exact[tile, t, 3] - twice * exact[tile, t, 3]
+        left, right = 0 if a <= b else 1, 2 if c <= d else 3
+        low, high = min(a, b), min(c, d)
+        lane, cost = left if low <= high else right, min(low, high)
+        best = tile * TILE + lane if cost < lowest else best
+        lowest = min(lowest, cost)
     return best
 
 
@@ -99,10 +132,11 @@ def assign(blocks, grouped, values, positions, kept, member, order, codebook, re
     longest = 0
     for block in range(len(blocks)):
         longest = max(longest, blocks[block, 1] - blocks[block, 0])
+    longest = -(-longest // LANES) * LANES
     factors = np.zeros((tiles, panels, 4, TILE), np.float32)
     constant = np.full((tiles, TILE), np.float32(np.inf))
-    exact = np.empty((codewords, width), np.float64)
-    weights = np.empty(width, np.float64)
+    exact = np.full((tiles, width, TILE), _NEVER)
+    norms = np.empty(longest, np.float64)
     sums = np.empty((TILE, longest), np.float32)
     least, second = np.empty(longest, np.float32), np.empty(longest, np.float32)
     winner = np.empty(longest, np.int32)
@@ -123,6 +157,7 @@ def assign(blocks, grouped, values, positions, kept, member, order, codebook, re
     for block in range(len(blocks)):
         begin, end = blocks[block, 0], blocks[block, 1]
         size = end - begin
+        full = -(-size // LANES) * LANES
         if grouped:
             group = member[begin]
             if group != current:
@@ -132,7 +167,7 @@ def assign(blocks, grouped, values, positions, kept, member, order, codebook, re
                     norm = 0.0
                     for t in range(kept[group]):
                         value = codebook[codeword, positions[group, t]]
-                        exact[codeword, t] = value
+                        exact[tile, t, lane] = value
                         factors[tile, t // 4, t % 4, lane] = -2 * value
                         norm += np.float64(value) * np.float64(value)
                     for t in range(kept[group], width):
@@ -150,37 +185,41 @@ def assign(blocks, grouped, values, positions, kept, member, order, codebook, re
                     terms[position // 4, position % 4, row] = values[t, begin + row]
                     at = length + position
                     terms[at // 4, at % 4, row] = 1
-        _scan(terms, factors, constant, sums, least[:size], second[:size], winner[:size])
+        if panels == 1:
+            _scan_panel(terms[0], factors[:, 0], constant, least[:full], second[:full], winner[:full])
+        else:
+            _scan(terms, factors, constant, sums, least[:full], second[:full], winner[:full])
+        norms[:size] = 0
+        for t in range(width):  # 0 where a vector has fewer
+            for row in range(size):
+                norms[row] += np.float64(values[t, begin + row]) * np.float64(values[t, begin + row])
+        group, most = member[begin], 0.0
         for row in range(size):
-            group = member[begin + row]
-            norm = 0.0
-            for t in range(kept[group]):
-                weights[t] = values[t, begin + row]
-                norm += weights[t] * weights[t]
-            magnitude = largest + 2 * np.sqrt(norm * largest)
-            bound = 2 * (count + 4) * (ROUNDOFF * magnitude + UNDERFLOW)
-            if not grouped and group != current:
-                current = group
+            most = max(most, norms[row])
+        magnitude = largest + 2 * np.sqrt(most * largest)
+        bound = 2 * (count + 4) * (ROUNDOFF * magnitude + UNDERFLOW) if magnitude < OVERFLOW else np.inf
+        for row in range(size):
+            if not grouped and member[begin + row] != current:
+                current = group = member[begin + row]
                 for codeword in range(codewords):
                     for t in range(kept[group]):
-                        exact[codeword, t] = codebook[codeword, positions[group, t]]
-            first, stop = 0, codewords
-            if magnitude < OVERFLOW and np.float64(second[row]) - np.float64(least[row]) > bound:
-                first = winner[row] * TILE
-                stop = min(first + TILE, codewords)
-            result[order[begin + row]] = _decide(weights[: kept[group]], exact, first, stop)
+                        exact[codeword // TILE, t, codeword % TILE] = codebook[codeword, positions[group, t]]
+            clear = np.float64(second[row]) - np.float64(least[row]) > bound
+            first = winner[row] if clear else 0
+            stop = winner[row] + 1 if clear else tiles
+            result[order[begin + row]] = _decide(values, begin + row, kept[group], exact, first, stop)
 
 
 @numba.njit(**_OPTIONS)
-def accumulate(begin, end, values, positions, kept, member, order, assignment, total, uses):
-    """Add the weights of the sorted vectors from ``begin`` to before ``end`` to their codeword's ``total`` float64
-    (k, d), and their number to ``uses`` int64 (k, d)."""
+def accumulate(begin, end, values, positions, kept, member, order, assignment, sums):
+    """Add the weights of the sorted vectors from ``begin`` to before ``end``, and their number, to their codeword's
+    ``sums`` float64 (k, d, 2), where the two stand side by side."""
     for place in range(begin, end):
         group, codeword = member[place], assignment[order[place]]
         for t in range(kept[group]):
             position = positions[group, t]
-            total[codeword, position] += values[t, place]
-            uses[codeword, position] += 1
+            sums[codeword, position, 0] += values[t, place]
+            sums[codeword, position, 1] += 1
 
 
 @numba.njit(**_OPTIONS)

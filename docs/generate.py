@@ -147,11 +147,33 @@ def accuracy():
         for row in report["rows"]
     ]
     machine, seeds = report["machine"], sorted({row["seed"] for row in report["rows"]})
+    aided = [
+        f" {network}: products in {precision}{', and the float network as teacher, in both trainings' * teacher}."
+        for network, precision, teacher in dict.fromkeys(
+            (row["network"], row["precision"], row["teacher"]) for row in report["rows"]
+        )
+        if precision != "float32" or teacher
+    ]
     note = (
         f"{report['epochs']} epochs before and {report['epochs']} after clustering, seed {', '.join(map(str, seeds))}, "
-        f"{machine['cores']} cores, torch {machine['torch']}.\n"
+        f"{machine['cores']} cores, torch {machine['torch']}.{''.join(aided)}\n"
     )
     header = ["network", "case", *keys, "eq. 7", "file", "masked SSE"]
+    return _table(header, rows) + "\n" + note
+
+
+def imagenet():
+    """``benchmarks/imagenet.py``."""
+    report, rows = _load("imagenet"), []
+    for row in report["rows"]:
+        whole, before, after = report["float"][row["network"]], row["compressed"], row["reconstructed"]
+        pattern = f"{row['settings']['n']}:{row['settings']['m']}"
+        rows.append([row["network"], f"{row['case']} ({row['settings']['method']})", pattern])
+        rows[-1] += [f"{row['formula_ratio']:.1f}x", f"{row['sse']:,.0f}", f"{row['masked_sse']:,.0f}"]
+        rows[-1] += [f"{share:.1%}" for share in (whole, before, after, (after - before) / (whole - before))]
+    one = report["rows"][0]
+    note = f"{one['images']} pictures without labels for the fit, the other {one['tested']} classified.\n"
+    header = ["network", "case", "N:M", "eq. 7", "SSE", "masked SSE", "float", "compressed", "fitted", "of the drop"]
     return _table(header, rows) + "\n" + note
 
 
@@ -164,7 +186,8 @@ def kmeans_resnet50():
         f"{ours} an iteration, **{result['ratio']:.2f}x** the time of faiss's plain k-means ({plain}), and "
         f"1/{result['expanded_ratio']:.0f} of the paper's formulation with expanded codewords; "
         f"{result['clustering_seconds']:.1f} s for {result['clustering_iterations']} iterations, "
-        f"{result['clustering_peak_bytes'] / 2**20:.0f} MiB beside the weights.\n"
+        f"{result['clustering_peak_bytes'] / 2**20:.0f} MiB beside the weights. `mvq compress` of the network, with a "
+        f"codebook for each layer, from start to end: {result['compress_seconds']:.0f} s.\n"
     )
 
 
@@ -224,6 +247,7 @@ TABLES = {
         kmeans_resnet50,
         simulation,
         accuracy,
+        imagenet,
         compression_ratio,
         vecq,
         netlists,
