@@ -14,7 +14,7 @@ from hdl.verilog import component_to_verilog, generate
 from mvq.board import board_contents, empty_contents, simulate_board
 from mvq.run import load_images, prepare
 from synth.boards import RESOURCES
-from synth.fpga import build_board, check_fit, count_resources, synthesise
+from synth.fpga import build_board, check_board, check_fit, count_resources, synthesise
 from synth.yosys import quote
 
 __all__ = ["BAUD", "BoardNetwork", "board_network", "fpga_table", "run_fpga", "simulate_network", "uart_divisor"]
@@ -158,6 +158,7 @@ def run_fpga(config, board, folder, *, unit=None, network=None, pnr=False, baud=
     problem = None
     try:
         if report["design"] == "system":
+            check_board(board, pnr)
             contents = network.contents if network else empty_contents(config)
             progress(f"generating Verilog of the system with {config.name}")
             demo = BoardDemo(config, contents, uart_divisor(board, baud))

@@ -22,7 +22,7 @@ class Family:
     ----------
     name : of the makers. ``synth`` : Yosys command. ``options`` : of it.
     cells : regular expression of a cell -> (resource, units of it); a cell of resource None takes none of them.
-    placed : resource -> what nextpnr calls it; empty where there is no nextpnr.
+    placed : resource -> what nextpnr calls it. ``tools`` : place and route, packing. Empty where there is no nextpnr.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Family:
     options: str
     cells: dict
     placed: dict
+    tools: tuple[str, ...] = ()
 
 
 #: cells that Yosys leaves in every netlist, which are no hardware.
@@ -51,6 +52,7 @@ FAMILIES = {
             "PFUMX|L6MUX21|TRELLIS_IO|OFS1P3.X|IFS1P3.X|GSR|SGSR|DCCA|IB|OB|OBZ|BB": (None, 0),
         },
         {"LUT": "TRELLIS_COMB", "FF": "TRELLIS_FF", "DSP": "MULT18X18D", "BRAM": "DP16KD"},
+        ("nextpnr-ecp5", "ecppack"),
     ),
     "ice40": Family(
         "Lattice iCE40",
@@ -65,6 +67,7 @@ FAMILIES = {
             "SB_CARRY|SB_IO|SB_GB|SB_GB_IO": (None, 0),  # a carry lies in the cell of a LUT
         },
         {"LUT": "ICESTORM_LC", "DSP": "ICESTORM_DSP", "BRAM": "ICESTORM_RAM"},
+        ("nextpnr-ice40", "icepack"),
     ),
     "xilinx7": Family(
         "AMD 7 series",

@@ -17,7 +17,15 @@ from hdl.config import MvqError
 from synth.boards import RESOURCES
 from synth.yosys import SynthesisError, quote, run_yosys
 
-__all__ = ["BoardTooSmallError", "build_board", "check_fit", "count_resources", "find_tool", "synthesise"]
+__all__ = [
+    "BoardTooSmallError",
+    "build_board",
+    "check_board",
+    "check_fit",
+    "count_resources",
+    "find_tool",
+    "synthesise",
+]
 
 #: name of a board's design in all files.
 TOP = "mvq_board"
@@ -35,7 +43,8 @@ class BoardTooSmallError(MvqError):
         available = board.device.available
         self.missing = {name: used[name] - have for name, have in available.items() if used[name] > have}
         parts = [
-            f"{used[name]:,g} {name}s of {available[name]:,} ({over:,g} more)" for name, over in self.missing.items()
+            f"{used[name]:,g} {name}{'s' * (used[name] != 1)} of {available[name]:,} ({over:,g} more)"
+            for name, over in self.missing.items()
         ]
         super().__init__(
             f"{what} does not fit {board.name} ({board.platform.device}): it needs {' and '.join(parts)} than there are"
@@ -150,6 +159,17 @@ def _commands(plan):
     return found
 
 
+def check_board(board, pnr=False):
+    """Raise MvqError unless a system can be built for ``board``, and placed and routed with ``pnr``: the board has a
+    UART, and the tools are there."""
+    if pnr and not board.family.tools:
+        raise MvqError(f"--pnr: nextpnr has no {board.family.name} ({board.name}); leave it out for the counts alone")
+    if not board.has_uart:
+        raise MvqError(f"{board.name} has no UART in amaranth-boards, which the system on a board needs")
+    for tool in board.family.tools if pnr else ():
+        find_tool(tool)
+
+
 class BoardTop(Elaboratable):
     """Puts the pins ``rx``, ``tx`` and ``busy`` of a design on a board's UART and first LED, where it has one.
 
@@ -195,23 +215,15 @@ def build_board(what, board, design, folder, report, pnr=False, progress=lambda 
 
     Raises
     ------
-    BoardTooSmallError : there is no room. SynthesisError : a tool failed.
-    MvqError : the board has no UART, or no free place and route; a tool is missing; the board's clock is too fast.
+    BoardTooSmallError : there is no room. SynthesisError : a tool failed. MvqError : the board's clock is too fast.
     """
     folder = Path(folder)
-    if pnr and not board.family.placed:
-        raise MvqError(f"--pnr: nextpnr has no {board.family.name} ({board.name}); leave it out for the counts alone")
-    if not board.has_uart:
-        raise MvqError(f"{board.name} has no UART in amaranth-boards, which the system on a board needs")
     platform = board.platform()
     platform.add_file(f"{design.top}.v", design.text)
     plan = platform.prepare(BoardTop(design.top), TOP, synth_opts=board.family.options)
     for name, content in plan.files.items():
         with replacing(folder / name) as temporary:
             temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
-    commands = _commands(plan) if pnr else {}
-    for tool in commands:
-        find_tool(tool)  # before minutes of synthesis
     progress(f"synthesising {what}")
     read = [f"read_verilog {quote(folder / f'{design.top}.v')}", f"read_rtlil {quote(folder / f'{TOP}.il')}"]
     report["cells"] = synthesise(what, board.family, folder, read, TOP, folder / f"{TOP}.json")
@@ -219,7 +231,9 @@ def build_board(what, board, design, folder, report, pnr=False, progress=lambda 
     check_fit(what, board, report["used"])
     if not pnr:
         return
-    (place, arguments), (pack, pack_arguments) = commands.items()
+    place, pack = board.family.tools
+    commands = _commands(plan)
+    arguments, pack_arguments = commands[place], commands[pack]
     progress(f"placing and routing {what}")
     _run_tool(
         f"place and route of {what}", [place, *arguments, "--report", "nextpnr.json", "--timing-allow-fail"], folder
