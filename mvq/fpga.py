@@ -150,6 +150,7 @@ def run_fpga(config, board, folder, *, unit=None, network=None, pnr=False, baud=
         "family": board.family.name,
         "design": "system" if pnr or network else unit or "accelerator",
         "network": network and network.source,
+        "hierarchy": "flattened" if pnr else "module boundaries kept",
         "config": config.to_dict(),
         "config_hash": config.hash,
         "available": board.device.available,

@@ -20,7 +20,8 @@ class Family:
 
     Attributes
     ----------
-    name : of the makers. ``synth`` : Yosys command. ``options`` : of it.
+    name : of the makers. ``synth`` : Yosys command. ``options`` : of it; ``keep_modules`` : those that keep the
+        boundaries of modules.
     cells : regular expression of a cell -> (resource, units of it); a cell of resource None takes none of them.
     placed : resource -> what nextpnr calls it. ``tools`` : place and route, packing. Empty where there is no nextpnr.
     """
@@ -28,6 +29,7 @@ class Family:
     name: str
     synth: str
     options: str
+    keep_modules: str
     cells: dict
     placed: dict
     tools: tuple[str, ...] = ()
@@ -41,6 +43,7 @@ FAMILIES = {
         "Lattice ECP5",
         "synth_ecp5",
         "",
+        "-noflatten",
         {
             **_NOTHING,
             "LUT4": ("LUT", 1),
@@ -58,6 +61,7 @@ FAMILIES = {
         "Lattice iCE40",
         "synth_ice40",
         "-dsp",
+        "-noflatten",
         {
             **_NOTHING,
             "SB_LUT4": ("LUT", 1),
@@ -72,6 +76,7 @@ FAMILIES = {
     "xilinx7": Family(
         "AMD 7 series",
         "synth_xilinx -family xc7",
+        "",
         "",
         {
             **_NOTHING,
