@@ -1,6 +1,8 @@
 """Counts of FPGA cells, boards, and the system on a board."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +19,12 @@ from hdl.board.memory import AxiMemory
 from hdl.board.uart import UartReceiver, UartTransmitter
 from hdl.config import ArrayConfig, ConfigError, MvqError
 from hdl.control.register_map import OFFSETS, ErrorCode
+from hdl.verilog import Design
 from mvq.board import board_class, board_contents, simulate_board
 from mvq.cli import app
 from mvq.fpga import run_fpga, uart_divisor
 from synth.boards import DEVICES, FAMILIES, boards, find_board
-from synth.fpga import BoardTooSmallError, check_fit, count_resources, find_tool, synthesise
+from synth.fpga import BoardTooSmallError, build_board, check_fit, count_resources, find_tool, synthesise
 from synth.yosys import quote
 from tests.golden.program_networks import GraphBuilder, random_checkpoint
 
@@ -156,6 +159,60 @@ def test_command_shows_the_counts_and_then_says_what_is_too_small(tmp_path, monk
 def test_a_unit_alone_is_only_counted(tmp_path):
     with pytest.raises(MvqError, match=r"--unit = 'core': a unit alone is only counted"):
         run_fpga(TINY, find_board("ulx3s-85f"), tmp_path, unit="core", pnr=True)
+
+
+#: a design with the pins of a system: a counter, so that there is a clock to time, and the UART back to itself.
+LOOP_BACK = """module loop_back(input clk, input rst, input rx, output tx, output busy);
+reg [23:0] count = 0;
+assign tx = rx, busy = count[23];
+always @(posedge clk) count <= rst ? 24'd0 : count + 24'd1;
+endmodule
+"""
+
+
+def _has_nextpnr(board):
+    try:
+        return all(find_tool(tool) for tool in find_board(board).family.tools)
+    except MvqError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("board", "size"), [("icebreaker", 104_090), ("ulx3s-85f", 100_000)])
+def test_bitstream_of_a_small_design(tmp_path, board, size):
+    """Synthesised, placed, routed and packed on the pins of the board; nextpnr finds the cells that Yosys made."""
+    if not _has_nextpnr(board):
+        pytest.skip(f"needs nextpnr: pip install yowasp-{find_board(board).family.tools[0]}")
+    report, steps = {}, []
+    design = Design(LOOP_BACK, "loop_back", ["loop_back"], {}, {})
+    build_board("the loop", find_board(board), design, tmp_path, report, pnr=True, progress=steps.append)
+    assert len(steps) == 3
+    assert report["placed"]["DSP"] == report["placed"]["BRAM"] == report["used"]["DSP"] == 0
+    assert report["used"]["FF"] >= 24  # the platform's reset takes some more
+    assert 20 <= report["placed"]["LUT"] <= 60
+    assert report["fmax_mhz"] > find_board(board).clock_mhz
+    assert Path(report["bitstream"]).stat().st_size >= size
+    constraints = "".join(path.read_text() for path in tmp_path.glob("mvq_board.[lp][pc]f"))
+    assert re.search(r'uart_0__rx__io(" SITE "M1"| 6\n)', constraints)
+
+
+def test_a_design_that_is_too_slow_for_the_board(tmp_path, monkeypatch):
+    """What nextpnr's report says of the clock is compared with the board's; nothing is packed then."""
+    calls = []
+
+    def tool(what, command, folder):
+        calls.append(command[0])
+        found = {"utilization": {"TRELLIS_COMB": {"used": 30}}, "fmax": {"clk": {"achieved": 19.5, "constraint": 25.0}}}
+        found["utilization"] |= {name: {"used": 0} for name in ("TRELLIS_FF", "MULT18X18D", "DP16KD")}
+        (folder / "nextpnr.json").write_text(json.dumps(found))
+
+    monkeypatch.setattr("synth.fpga._run_tool", tool)
+    report, design = {}, Design(LOOP_BACK, "loop_back", ["loop_back"], {}, {})
+    with pytest.raises(MvqError, match=r"the loop reaches 19.5 MHz on ulx3s-85f, whose clock has 25 MHz"):
+        build_board("the loop", find_board("ulx3s-85f"), design, tmp_path, report, pnr=True)
+    assert calls == ["nextpnr-ecp5"]
+    assert report["fmax_mhz"] == 19.5
+    assert "bitstream" not in report
 
 
 # ---- The system on a board.
