@@ -198,7 +198,7 @@ def fpga_table(report):
     for name in RESOURCES:
         used, available = report["used"][name], report["available"][name]
         last = placed.get(name, used)
-        cells = [name, f"{used:,g}"]
+        cells = [name, f"{used:,}"]
         if placed:
             cells.append(f"{placed[name]:,}" if name in placed else "")
         style = "" if last <= available else "red"

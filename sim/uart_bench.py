@@ -37,6 +37,7 @@ class UartBench:
         ):
             function = getattr(self._library, f"uart_{name}")
             function.restype, function.argtypes = result, arguments
+        self._divisor = divisor
         self._bench = self._library.uart_create(divisor)
         self._library.uart_reset(self._bench, 2)
 
@@ -58,7 +59,7 @@ class UartBench:
         """
         found, buffer = b"", ctypes.create_string_buffer(max(1, wanted))
         while len(found) < wanted or data:
-            cycles = min(limit, _SLICE + len(data) * 20 * _SLICE)
+            cycles = _SLICE + len(data) * 10 * self._divisor
             came = self._library.uart_exchange(self._bench, data, len(data), buffer, wanted - len(found), cycles)
             if came < 0:
                 raise MvqError(

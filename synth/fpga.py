@@ -43,7 +43,7 @@ class BoardTooSmallError(MvqError):
         available = board.device.available
         self.missing = {name: used[name] - have for name, have in available.items() if used[name] > have}
         parts = [
-            f"{used[name]:,g} {name}{'s' * (used[name] != 1)} of {available[name]:,} ({over:,g} more)"
+            f"{used[name]:,} {name}{'s' * (used[name] != 1)} of {available[name]:,} ({over:,} more)"
             for name, over in self.missing.items()
         ]
         super().__init__(
@@ -70,7 +70,7 @@ def count_resources(family, cells, what="the design"):
         [(resource, units)] = found
         if resource:
             used[resource] += count * units
-    return used
+    return {name: int(units) if units == int(units) else units for name, units in used.items()}
 
 
 def check_fit(what, board, used):
@@ -222,6 +222,8 @@ def build_board(what, board, design, folder, report, pnr=False, progress=lambda 
     BoardTooSmallError : there is no room. SynthesisError : a tool failed. MvqError : the board's clock is too fast.
     """
     folder = Path(folder)
+    for ending in ("bit", "bin"):  # of an earlier run
+        (folder / f"{TOP}.{ending}").unlink(missing_ok=True)
     platform = board.platform()
     platform.add_file(f"{design.top}.v", design.text)
     plan = platform.prepare(BoardTop(design.top), TOP, synth_opts=board.family.options)
