@@ -57,8 +57,8 @@ def main():
     cases = [
         (preset(variant, int(size)), family)
         for size in arguments.sizes.split(",")
-        for variant in VARIANTS
         for family in arguments.families.split(",")
+        for variant in VARIANTS
     ]
     found = []
     with stages(Console(stderr=True)) as tell:

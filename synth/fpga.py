@@ -99,8 +99,14 @@ def synthesise(what, family, folder, read, top, netlist=None):
     """
     folder = Path(folder)
     report = folder / "stat.json"
-    options = family.options if netlist else f"{family.options} {family.keep_modules}"
-    commands = [*read, f"{family.synth} {options} -top {top}", f"tee -q -o {quote(report)} stat -json"]
+    synth = f"{family.synth} {family.options if netlist else f'{family.options} {family.keep_modules}'} -top {top}"
+    commands = [
+        *read,
+        f"{synth} -run begin:map_luts",
+        "splitnets",  # without it ABC9 makes a name twice and stops: Yosys issue 4349
+        f"{synth} -run map_luts:",
+        f"tee -q -o {quote(report)} stat -json",
+    ]
     if netlist:
         commands.append(f"write_json {quote(netlist)}")
     run_yosys(what, commands, folder)
