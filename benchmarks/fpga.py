@@ -1,6 +1,6 @@
 """LUTs, flip-flops, multipliers and block RAM of the six variants' cores on FPGAs, by synthesis alone.
 
-    python benchmarks/fpga.py [--sizes 16,32] [--families ecp5,xilinx7] [--out docs/results/fpga.json]
+    python benchmarks/fpga.py [--sizes 16,32] [--families ecp5,xilinx7] [--variants ews,ews-cms]
 
 A row that the output has already, of the same configuration and the same Yosys, is kept; delete the file to begin anew.
 """
@@ -50,6 +50,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="16")
     parser.add_argument("--families", default="ecp5,xilinx7")
+    parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "fpga.json")
     arguments = parser.parse_args()
     rows = json.loads(arguments.out.read_text())["rows"] if arguments.out.is_file() else []
@@ -58,7 +59,7 @@ def main():
         (preset(variant, int(size)), family)
         for size in arguments.sizes.split(",")
         for family in arguments.families.split(",")
-        for variant in VARIANTS
+        for variant in arguments.variants.split(",")
     ]
     found = []
     with stages(Console(stderr=True)) as tell:
