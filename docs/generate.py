@@ -196,7 +196,8 @@ def fpga():
         shares = [f"{row['used'][name] / base['used'][name]:.2f}" if base else "" for name in ("LUT", "DSP")]
         used = [f"{row['used'][name]:,g}" for name in ("LUT", "FF", "DSP", "BRAM")]
         rows.append([variant, f"{size} x {row['columns']}", families[family], *used, *shares])
-    rows.sort(key=lambda row: (list(families.values()).index(row[2]), int(row[1].split()[0])))
+    variants = ("ws", "ws-cms", "ews", "ews-c", "ews-cm", "ews-cms")
+    rows.sort(key=lambda row: (list(families.values()).index(row[2]), int(row[1].split()[0]), variants.index(row[0])))
     versions = ", ".join(sorted({row["pyosys"] for row in report["rows"]}))
     note = f"Cores, pyosys {versions}, {report['hierarchy']}; the reference of LUTs and DSPs is ws or ews.\n"
     header = ["variant", "array", "FPGA", "LUTs", "flip-flops", "DSPs", "BRAMs", "LUTs / int8", "DSPs / int8"]
