@@ -12,8 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
-PAGES = [ROOT / "README.md", ROOT / "docs" / "compress.md", ROOT / "docs" / "estimate.md"]
-PAGES += [ROOT / "docs" / "formal.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: what a convolution may take of its ideal cycles.
 LIMIT = 1.05
 
@@ -235,6 +234,25 @@ def tiles():
     return _table(["tile", "method", "style", "bits of weights, activations", "cycles", "result", "seconds"], rows)
 
 
+def fpga():
+    """``benchmarks/fpga.py``; the dense int8 array with the same register files is the reference."""
+    report = _load("fpga")
+    families = {"ecp5": "Lattice ECP5", "xilinx7": "AMD 7 series"}
+    found = {(row["family"], row["variant"], row["rows"]): row for row in report["rows"]}
+    rows = []
+    for (family, variant, size), row in found.items():
+        base = found.get((family, variant.split("-")[0], size))
+        shares = [f"{row['used'][name] / base['used'][name]:.2f}" if base else "" for name in ("LUT", "DSP")]
+        used = [f"{row['used'][name]:,g}" for name in ("LUT", "FF", "DSP", "BRAM")]
+        rows.append([variant, f"{size} x {row['columns']}", families[family], *used, *shares])
+    variants = ("ws", "ws-cms", "ews", "ews-c", "ews-cm", "ews-cms")
+    rows.sort(key=lambda row: (list(families.values()).index(row[2]), int(row[1].split()[0]), variants.index(row[0])))
+    versions = ", ".join(sorted({row["pyosys"] for row in report["rows"]}))
+    note = f"Cores, pyosys {versions}, {report['hierarchy']}; the reference of LUTs and DSPs is ws or ews.\n"
+    header = ["variant", "array", "FPGA", "LUTs", "flip-flops", "DSPs", "BRAMs", "LUTs / int8", "DSPs / int8"]
+    return _table(header, rows) + "\n" + note
+
+
 TABLES = {
     function.__name__: function
     for function in (
@@ -252,6 +270,7 @@ TABLES = {
         vecq,
         netlists,
         tiles,
+        fpga,
     )
 }
 

@@ -192,6 +192,14 @@ class ModuleLibrary:
         """Module names, children before parents."""
         return list(self._modules)
 
+    def is_clocked(self, name):
+        """True when the module ``name`` has the port ``clk``."""
+        return self._modules[name].clocked
+
+    def is_resettable(self, name):
+        """True when the module ``name`` has the port ``rst``."""
+        return self._modules[name].resettable
+
     def to_rtlil(self, top):
         """RTLIL text of all modules below and including ``top``."""
         text = []
@@ -315,6 +323,8 @@ def component_to_verilog(component, config, blocks=None, memories="behavioural",
         "variant": array.variant,
         "versions": versions,
         "modules": library.names(),
+        "clock": "clk" if library.is_clocked(top) else None,
+        "reset": "rst" if library.is_resettable(top) else None,
         "ports": ports,
         "latency": {"array": array.latency, "modules": library.latencies()},
         "command": _fields(array.command_fields),

@@ -64,6 +64,11 @@ def generate(
     black_box_bits: Annotated[
         int, typer.Option("--black-box-bits", help="Bits of the smallest memory that becomes a black box.")
     ] = 4096,
+    handover: Annotated[
+        str,
+        typer.Option("--handover", help="Files for other flows: all, or some of fusesoc,sdc,librelane,orfs,ipxact."),
+    ] = "",
+    clock_mhz: Annotated[float, typer.Option("--clock-mhz", help="Clock that those flows are to reach.")] = 300.0,
 ):
     """Write Verilog with each distinct module once, and a JSON sidecar; the core unless --unit says otherwise."""
     from rich.console import Console
@@ -71,19 +76,26 @@ def generate(
     from hdl.accelerator_config import load_accelerator_config
     from hdl.config import load_config
     from hdl.units import ACCELERATOR_UNITS
+    from mvq.handover import KINDS, parse_kinds
 
+    kinds = parse_kinds(handover)
     loaded = load_accelerator_config(config) if unit in ACCELERATOR_UNITS else load_config(config)
     console = Console(stderr=True)
     with console.status(f"elaborating {unit or 'the core'} of {loaded.name}"):
         from mvq.generate import write_design
 
-        design, files = write_design(loaded, out, unit, memories.replace("-", "_"), black_box_bits)
+        design, files = write_design(
+            loaded, out, unit, memories.replace("-", "_"), black_box_bits, handover=kinds, clock_mhz=clock_mhz
+        )
     console.print(f"Verilog: [green]{files['verilog']}[/]")
     if "memory_models" in files:
         count = len(design.sidecar["black_boxes"])
         console.print(f"models of {count} SRAM macro{'s' * (count != 1)}: [green]{files['memory_models']}[/]")
     if "registers" in files:
         console.print(f"C header of the registers: [green]{files['registers']}[/]")
+    for kind in KINDS:
+        if kind in files:
+            console.print(f"{KINDS[kind]}: [green]{files[kind]}[/]")
     console.print(f"configuration {loaded.hash}, ports, memories, latencies: [green]{files['sidecar']}[/]")
 
 
@@ -513,6 +525,73 @@ def run(
     if json_file:
         content = {"network": str(checkpoint), "config": loaded.to_dict(), "engine": engine, **report.to_dict()}
         screen.print(f"report: {write_text(json_file, json.dumps(content, indent=1) + chr(10))}")
+
+
+@app.command()
+def fpga(
+    config: Annotated[str, typer.Argument(help="Preset such as [bold]ews-cms-16x16[/], or a TOML or JSON file.")],
+    board: Annotated[
+        str, typer.Option("--board", help="Board of amaranth-boards, such as ulx3s-85f, icebreaker, artya7-100.")
+    ],
+    unit: Annotated[
+        str | None, typer.Option("--unit", help="One unit instead of the accelerator, e.g. core or sparse_tile.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Network that the board is to hold and run.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", help="Default: calibration.json in the checkpoint.")
+    ] = None,
+    pnr: Annotated[
+        bool, typer.Option("--pnr", help="Place and route with nextpnr, for Fmax and a bitstream; takes minutes.")
+    ] = False,
+    simulate: Annotated[
+        Path | None, typer.Option("--simulate", help="First send these images (.npz) over the UART of a simulation.")
+    ] = None,
+    count: Annotated[int | None, typer.Option("--count", min=1, help="The first so many images.")] = None,
+    baud: Annotated[int, typer.Option("--baud", min=300, help="Bits a second on the UART.")] = 115_200,
+    out: Annotated[Path, typer.Option("--out", help="Folder for Verilog, netlist, logs and bitstream.")] = Path(
+        "out/fpga"
+    ),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
+):
+    """What a configuration takes of an FPGA board, and a bitstream that classifies images over a UART."""
+    import json
+
+    from rich.console import Console
+
+    from golden.files import write_text
+    from hdl.accelerator_config import load_accelerator_config
+    from mvq.fpga import board_network, fpga_table, run_fpga, simulate_network
+    from synth.boards import find_board
+
+    place, loaded = find_board(board), load_accelerator_config(config)
+    if simulate is not None and checkpoint is None:
+        raise MvqError("--checkpoint is missing: name the network for --simulate")
+    network = board_network(checkpoint, loaded, calibration) if checkpoint else None
+    screen, console = _wide_console(), Console(stderr=True)
+    simulated = None
+    if simulate is not None:
+        simulated = _with_progress(
+            f"{checkpoint} on the system of {loaded.name}, over its UART",
+            {"simulate": "classifying images"},
+            lambda progress: simulate_network(network, place, baud, simulate, count, progress),
+        )
+        screen.print(simulated.sentence)
+    with console.status(f"{loaded.name} for {place.name}") as status:
+        report, problem = run_fpga(
+            loaded, place, out, unit=unit, network=network, pnr=pnr, baud=baud, progress=status.update
+        )
+    report["simulation"] = simulated and simulated.to_dict()
+    screen.print(fpga_table(report))
+    if "fmax_mhz" in report:
+        screen.print(f"Fmax {report['fmax_mhz']} MHz; the board's clock has {report['clock_mhz']:g} MHz")
+    if report.get("bitstream"):
+        screen.print(f"bitstream: {report['bitstream']}")
+    if json_file:
+        screen.print(f"report: {write_text(json_file, json.dumps(report, indent=1) + chr(10))}")
+    if problem:
+        raise problem
 
 
 def _reals(text, option):
