@@ -432,35 +432,48 @@ def _load_data(path, input_shape, split, mean, std, size, resize, count):
 
 @app.command()
 def compare(
-    reports: Annotated[list[Path], typer.Argument(help="Reports that `mvq area --json` wrote.")],
-    csv: Annotated[bool, typer.Option("--csv", help="Write the table as CSV.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Write the table as Markdown.")] = False,
-    png: Annotated[bool, typer.Option("--png", help="Draw bars by block.")] = False,
-    out: Annotated[Path, typer.Option("--out", help="Where to write them; the endings are added.")] = Path(
-        "comparison"
-    ),
+    reports: Annotated[
+        list[Path], typer.Argument(help="JSON reports of `mvq area`, `timing`, `power`, `estimate`, `explore`.")
+    ],
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write one page with tables that sort, and plots; needs no network.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option("--png", help="Folder for pictures: bars by block, Pareto plots.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write all designs as CSV.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the tables as Markdown.")] = None,
+    separate: Annotated[
+        bool, typer.Option("--separate", help="A section for each library and policy; else they must be the same.")
+    ] = False,
 ):
-    """Put area reports side by side."""
+    """Put reports side by side, joined by configuration, and beside the paper's numbers."""
+    from rich.markup import escape
 
     from golden.files import write_text
-    from synth.area import draw_areas, load_report
-    from synth.tables import compare_table, comparison, to_csv, to_markdown
+    from mvq.compare import compare as join
+    from mvq.compare import csv_table, draw, load_reports, screen_table, section_tables, to_csv, to_markdown
 
-    labels = [path.stem for path in reports]
-    if len(set(labels)) < len(labels):
-        labels = [str(path) for path in reports]
-    loaded = list(zip(labels, map(load_report, reports), strict=True))
-    header, rows, notes = comparison(loaded)
+    loaded = load_reports(reports)
+    sections = join(loaded, separate)
     screen = _wide_console()
-    screen.print(compare_table(header, rows))
-    for note in notes:
-        screen.print(f"[yellow]note[/]: {note}")
-    for wanted, ending, text in ((csv, ".csv", to_csv), (markdown, ".md", to_markdown)):
-        if wanted:
-            screen.print(f"table: {write_text(f'{out}{ending}', text(header, rows))}")
+    for section in sections:
+        if section.title:
+            screen.print(f"[bold]{escape(section.title)}[/]", highlight=False, soft_wrap=True)
+        for note in section.notes:
+            screen.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
+        for table in section_tables(section):
+            screen.print(screen_table(table))
+    if csv:
+        screen.print(f"table: {write_text(csv, to_csv(csv_table(sections)))}", soft_wrap=True)
+    if markdown:
+        text = "\n".join(to_markdown(table) for section in sections for table in section_tables(section))
+        screen.print(f"tables: {write_text(markdown, text)}", soft_wrap=True)
     if png:
-        draw_areas([report for _, report in loaded], f"{out}.png", labels)
-        screen.print(f"picture: {out}.png")
+        for picture in draw(sections, png):
+            screen.print(f"picture: {picture}", soft_wrap=True)
+    if html:
+        from mvq.page import write_page
+
+        screen.print(f"page: {write_page(sections, loaded, html)}", soft_wrap=True)
 
 
 @app.command()

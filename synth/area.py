@@ -5,16 +5,15 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from multiprocessing import get_context
-from pathlib import Path
 
 from golden.files import write_text
-from hdl.config import VARIANTS, ConfigError, MvqError, load_config, preset
+from hdl.config import VARIANTS, ConfigError, load_config, preset
 from synth.flow import Policy, synthesise_all
 from synth.liberty import read_liberty, resolve_liberty
 from synth.plots import draw_areas
 from synth.tables import area_table
 
-__all__ = ["BLOCKS", "area_report", "area_table", "draw_areas", "expand", "load_report", "save_report"]
+__all__ = ["BLOCKS", "area_report", "area_table", "draw_areas", "expand", "save_report"]
 
 #: blocks of a core, in the order of tables and bars.
 BLOCKS = ("array", "codebook", "decoding and loading", "prf/arf", "requantisation", "control")
@@ -191,23 +190,3 @@ def _generate_all(configs, unit, style, jobs, progress):
 def save_report(report, path):
     """Write ``report`` to ``path`` as JSON, through a temporary name."""
     write_text(path, json.dumps(report, indent=2) + "\n")
-
-
-def load_report(path):
-    """Read a report.
-
-    Raises
-    ------
-    MvqError : the file is missing, is not a report, or comes from a newer version.
-    """
-    try:
-        report = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise MvqError(f"the report {path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise MvqError(f"the report {path} is not JSON ({error})") from error
-    if not isinstance(report, dict) or report.get("format") != FORMAT:
-        raise MvqError(f"{path} is not an area report of `mvq area`")
-    if report["format_version"] > FORMAT_VERSION:
-        raise MvqError(f"{path} has format version {report['format_version']}; this mvq reads up to {FORMAT_VERSION}")
-    return report

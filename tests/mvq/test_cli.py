@@ -103,12 +103,16 @@ def test_area_report(report_file):
 def test_compare(report_file, tmp_path):
     other = tmp_path / "other.json"
     other.write_text(report_file.read_text())
-    result = run("compare", report_file, other, "--csv", "--markdown", "--png", "--out", tmp_path / "side")
+    files = [tmp_path / name for name in ("side.csv", "side.md", "pictures", "side.html")]
+    options = [word for pair in zip(("--csv", "--markdown", "--png", "--html"), files, strict=True) for word in pair]
+    result = run("compare", report_file, other, *options)
     assert result.returncode == 0, result.stderr
-    assert "other vs" in result.stdout
-    assert (tmp_path / "side.csv").read_text().startswith("variant,rows,columns,unit,decoder um2")
-    assert (tmp_path / "side.md").read_text().startswith("| variant |")
-    assert (tmp_path / "side.png").stat().st_size > 1000
+    assert "decoder area, um2" in result.stdout
+    assert all(str(path) in result.stdout for path in files)
+    assert (tmp_path / "side.csv").read_text().startswith("library,policy,design,variant,rows,columns,unit,decoder")
+    assert "| ews-cms-16x16, mask_decoder |" in (tmp_path / "side.md").read_text()
+    assert (tmp_path / "pictures" / "area.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "side.html").read_text().startswith("<!doctype html>")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,218 @@
+"""Reports of other commands, as `mvq compare` reads them: checked, and reduced to what it needs.
+
+A report is known by its ``format``. Of the rows of `mvq timing` and `mvq power` every number counts, whatever its name,
+so that a new one shows up without a change here.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from golden.traffic import COSTS
+from hdl.config import ArrayConfig, MvqError, preset
+
+__all__ = ["AREA", "ENERGY", "ESTIMATE", "EXPLORE", "TIMING", "LoadedReport", "describe", "design_key", "load_report"]
+
+AREA, TIMING, ENERGY = "mvq-area", "mvq-timing", "mvq-energy"
+ESTIMATE, EXPLORE = "mvq-estimate", "mvq-explore"
+
+#: format -> (command that writes it, newest version that is read).
+FORMATS = {
+    AREA: ("mvq area", 1),
+    TIMING: ("mvq timing", 1),
+    ENERGY: ("mvq power", 1),
+    ESTIMATE: ("mvq estimate", 1),
+    EXPLORE: ("mvq explore", 1),
+}
+
+#: fields that change neither what the array computes nor its cycles, by which rows of two reports could differ.
+_NOT_DESIGN = ("style", "gating_counter")
+
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class _Row(_Model):
+    variant: str
+    rows: int
+    columns: int
+    config: dict[str, Any]
+    unit: str | None = None
+    network: str | None = None
+
+
+class _AreaRow(_Row):
+    blocks: dict[str, _Number]
+    total_um2: _Number
+    gate_equivalents: _Number | None = None
+    sequential_share: _Number | None = None
+    vs_ews: _Number | None = None
+
+
+class _Run(_Model):
+    """A network on a design."""
+
+    cycles: int
+    energy: _Number
+    energy_on_chip: _Number
+
+
+class _ExploreRow(_Row):
+    blocks: dict[str, _Number] = {}
+    total_um2: _Number | None = None
+    networks: dict[str, _Run] = {}
+    accuracy: _Number | None = None
+
+
+class _Liberty(_Model):
+    name: str
+    sha256: str
+    corner: str = ""
+
+
+class _Report(_Model):
+    liberty: _Liberty | None = None
+    policy: dict[str, Any] = {}
+    tools: dict[str, str] = {}
+    rows: list[_Row]
+
+
+class _AreaReport(_Report):
+    liberty: _Liberty
+    rows: list[_AreaRow]
+
+
+class _ExploreReport(_Report):
+    rows: list[_ExploreRow]
+
+
+class _Estimate(_Model):
+    network: str
+    config: dict[str, Any]
+    cycles: int
+    exact: bool
+    levels: dict[str, _Number]
+    traffic: dict[str, Any]
+
+
+_MODELS = {AREA: _AreaReport, EXPLORE: _ExploreReport, ESTIMATE: _Estimate}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedReport:
+    """A report.
+
+    Attributes
+    ----------
+    label : short name, unique in a comparison.
+    kind : its format.
+    content : the file as it is, for what draws area reports.
+    rows : models of the rows.
+    liberty, policy, tools : as in the file; None and empty where it has none.
+    """
+
+    label: str
+    kind: str
+    content: dict
+    rows: list
+    liberty: Any = None
+    policy: dict = dataclasses.field(default_factory=dict)
+    tools: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def library(self):
+        """The library in words, or None."""
+        if self.liberty is None:
+            return None
+        corner = f" ({self.liberty.corner})" if self.liberty.corner else ""
+        return f"{self.liberty.name}{corner}, {self.liberty.sha256[:12]}"
+
+    @property
+    def command(self):
+        """The command that wrote it."""
+        return FORMATS[self.kind][0]
+
+
+def load_report(path, label=None):
+    """Read a report.
+
+    Parameters
+    ----------
+    path : of the JSON file. ``label`` : of the report; the file's stem when None.
+
+    Raises
+    ------
+    MvqError : the file is missing, is not a report, comes from a newer version, or is damaged; says where.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise MvqError(f"the report {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise MvqError(f"the report {path} is not JSON ({error})") from error
+    kind = content.get("format") if isinstance(content, dict) else None
+    if kind not in FORMATS:
+        commands = ", ".join(f"`{command}`" for command, _ in FORMATS.values())
+        raise MvqError(f"{path} is not a report of {commands}")
+    newest, version = FORMATS[kind][1], content.get("format_version")
+    if not isinstance(version, int) or version > newest:
+        raise MvqError(f"{path} has format version {version}; this mvq reads up to {newest}")
+    try:
+        report = _MODELS.get(kind, _Report).model_validate(content)
+        rows = [_estimate_row(report)] if kind == ESTIMATE else report.rows
+        for row in rows:
+            design_key(row.config)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise MvqError(f"the report {path} is damaged: {place}: {first['msg']}") from error
+    except (KeyError, TypeError, MvqError) as error:
+        raise MvqError(f"the report {path} is damaged: {error}") from error
+    own = {name: getattr(report, name) for name in ("liberty", "policy", "tools")} if kind != ESTIMATE else {}
+    return LoadedReport(label or Path(path).stem, kind, content, rows, **own)
+
+
+def _estimate_row(report):
+    array = ArrayConfig(**report.config["array"])
+    on_chip = {level: count for level, count in report.levels.items() if level != "dram"}
+    macs = report.traffic["macs"]
+    run = {
+        "cycles": report.cycles,
+        "energy": sum(COSTS[level] * count for level, count in report.levels.items()) + macs,
+        "energy_on_chip": sum(COSTS[level] * count for level, count in on_chip.items()) + macs,
+    }
+    return _ExploreRow(
+        variant=array.variant,
+        rows=array.rows,
+        columns=array.columns,
+        config=report.config["array"],
+        networks={report.network: run},
+    )
+
+
+def design_key(config):
+    """Hash by which rows of several reports are joined: that of the configuration without what does not change its
+    cycles or its results (``style``, ``gating_counter``)."""
+    plain = ArrayConfig(**config).to_dict()
+    text = json.dumps({name: value for name, value in plain.items() if name not in _NOT_DESIGN}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def describe(config):
+    """Name of a configuration, with what sets it apart from its preset: ``ews-cms-32x32, codewords=64``."""
+    array = ArrayConfig(**config)
+    plain = preset(array.variant, array.rows, array.columns)
+    changes = []
+    for field in dataclasses.fields(array):
+        name, value = field.name, getattr(array, field.name)
+        derived = field.default is None and getattr(array.replace(**{name: None}), name) == value
+        if name not in ("rows", "columns", *_NOT_DESIGN) and not derived and value != getattr(plain, name):
+            changes.append(f"{name}={value}")
+    return ", ".join([array.name, *changes])
