@@ -107,7 +107,7 @@ def test_compare(report_file, tmp_path):
     options = [word for pair in zip(("--csv", "--markdown", "--png", "--html"), files, strict=True) for word in pair]
     result = run("compare", report_file, other, *options)
     assert result.returncode == 0, result.stderr
-    assert "decoder area, um2" in result.stdout
+    assert "Area by block, um2: other" in result.stdout
     assert all(str(path) in result.stdout for path in files)
     assert (tmp_path / "side.csv").read_text().startswith("library,policy,design,variant,rows,columns,unit,decoder")
     assert "| ews-cms-16x16, mask_decoder |" in (tmp_path / "side.md").read_text()

@@ -98,8 +98,11 @@ def test_rows_of_a_configuration_are_joined(load):
     )
     assert [design.name for design in section.designs] == ["ews-16x16", "ews-cms-16x16", "ews-cms-16x16, codewords=64"]
     found = values(section, 1)
-    assert found["area, um2"] == 500_000 and found["vs EWS"] == 0.25
-    assert found["Fmax, MHz"] == 310 and found["new number"] == 3 and found["resnet18 TOPS/W"] == 2.5
+    assert found["area, um2"] == 500_000
+    assert found["vs EWS"] == 0.25
+    assert found["Fmax, MHz"] == 310
+    assert found["new number"] == 3
+    assert found["resnet18 TOPS/W"] == 2.5
     assert found["resnet18 cycles"] == estimated(CMS)["cycles"]
     assert set(values(section, 2)) == {"resnet18 cycles", "resnet18 energy, M", "resnet18 on chip, M"}
     measures, designs = section.points("resnet18")
@@ -139,7 +142,8 @@ def test_two_libraries_are_refused(load):
     with pytest.raises(MvqError, match=r"different libraries \(a: cells .*; b: others.*\); give --separate"):
         compare(reports)
     first, second = compare(reports, separate=True)
-    assert first.title.startswith("cells (1.1 V 25 C), 0000") and second.title.startswith("others, 1111")
+    assert first.title.startswith("cells (1.1 V 25 C), 0000")
+    assert second.title.startswith("others, 1111")
     assert [[one.label for one in section.reports] for section in (first, second)] == [["a", "c"], ["b", "c"]]
     assert [row[0] for row in csv_table([first, second]).rows] == [first.title] * 2 + [second.title] * 2
 
@@ -239,7 +243,8 @@ def test_names_tell_what_differs():
 def test_front():
     assert front([(1, 5), (2, 2), (5, 1), (2, 3), (2, 2), (6, 6)]) == [0, 1, 2, 4]
     assert scaled("area, um2", [20_000.0, 1e6]) == ("area, mm2", [0.02, 1.0])
-    assert scaled("cycles", [5e6]) == ("cycles, M", [5.0]) and scaled("cycles", [7000]) == ("cycles", [7000])
+    assert scaled("cycles", [5e6]) == ("cycles, M", [5.0])
+    assert scaled("cycles", [7000]) == ("cycles", [7000])
 
 
 def test_pictures(load, tmp_path):
@@ -323,7 +328,8 @@ def test_page_in_chromium(browser, load, tmp_path):
     assert all(min(plot.size.values()) > 200 for plot in plots)
     ActionChains(browser).move_to_element(plots[0]).move_by_offset(50, 0).perform()
     tip = wait.until(lambda window: window.execute_script(TIP))
-    assert EVIL in tip and "mm2" in tip
+    assert EVIL in tip
+    assert "mm2" in tip
     assert EVIL in browser.execute_script("return document.body.innerText")
     assert browser.execute_script("return window.broken") is None
     assert complaints(browser) == []
