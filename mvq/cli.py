@@ -477,6 +477,79 @@ def compare(
 
 
 @app.command()
+def explore(
+    objectives: Annotated[str, typer.Option("--objectives", help="Some of area, cycles, energy, accuracy.")] = (
+        "area,cycles,energy"
+    ),
+    networks: Annotated[
+        list[str] | None,
+        typer.Option("--network", help="As for `mvq estimate`; may be repeated, cycles and energy are added up."),
+    ] = None,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Points in all, earlier ones included.")] = 50,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Values of a knob, such as [bold]variant=ews,ews-cms[/] or [bold]rows=32[/]."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for report, picture and study.")] = Path("exploration"),
+    study: Annotated[
+        str | None, typer.Option("--study", help="Database, such as postgresql://HOST/NAME; sqlite:///OUT/study.db.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Of the study in the database.")] = "mvq",
+    sampler: Annotated[str, typer.Option("--sampler", help="tpe, nsga2, or all: every point.")] = "tpe",
+    seed: Annotated[int, typer.Option("--seed", help="Of the sampler.")] = 0,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Address of a Dask scheduler; else own processes.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Own processes.")] = 2,
+    quick: Annotated[bool, typer.Option("--quick", help="Cycles and energy as with `mvq estimate --quick`.")] = False,
+    liberty: Annotated[str, typer.Option("--liberty", help="As for `mvq area`.")] = "nangate45",
+    register_files: Annotated[str, typer.Option("--register-files", help="As for `mvq area`.")] = "clock_gated",
+    accuracy: Annotated[
+        Path | None, typer.Option("--accuracy", help="JSON table of accuracies; see docs/explore.md.")
+    ] = None,
+):
+    """Search for the configurations that nothing else beats; goes on where it was stopped."""
+    from mvq.explore import Settings, draw, read_accuracies, save, summary, tables
+    from mvq.explore import explore as search
+    from mvq.knobs import Space
+    from synth.flow import Policy
+    from synth.liberty import resolve_liberty
+
+    names = tuple(part.strip() for part in objectives.split(",") if part.strip())
+    settings = Settings(
+        objectives=names,
+        space=Space.parse(changes or ()),
+        networks=tuple(networks or ()),
+        quick=quick,
+        liberty=resolve_liberty(liberty) if "area" in names else None,
+        policy=Policy(register_files=register_files),
+        accuracies=read_accuracies(accuracy) if accuracy else (),
+    )
+    report = _with_progress(
+        f"{', '.join(names)} over {settings.space.size:,} points",
+        {"explore": "exploring"},
+        lambda progress: search(
+            settings,
+            study or f"sqlite:///{out}/study.db",
+            name=name,
+            trials=trials,
+            sampler=sampler,
+            seed=seed,
+            scheduler=scheduler,
+            jobs=jobs,
+            progress=progress,
+        ),
+    )
+    screen = _wide_console()
+    for table in tables(report):
+        screen.print(table)
+    screen.print(summary(report), highlight=False)
+    screen.print(f"study: {report['study']['url']}, report: {save(report, out / 'explore.json')}", soft_wrap=True)
+    if picture := draw(report, out / "front.png"):
+        screen.print(f"picture: {picture}", soft_wrap=True)
+
+
+@app.command()
 def run(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a compressed checkpoint.")],
     config: Annotated[str, typer.Option("--config", help="Preset such as [bold]ews-cms-16x16[/], or a file.")],

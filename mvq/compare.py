@@ -12,7 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table as ScreenTable
 
-from hdl.config import VARIANTS, MvqError
+from hdl.config import VARIANTS, MvqError, preset
 from mvq.paper import FIG19, FIG20, FIG20_VARIANTS, SIZES, TAB7, TITLES
 from mvq.pareto import draw_pareto
 from mvq.reports import AREA, EXPLORE, describe, design_key, load_report
@@ -60,7 +60,8 @@ def screen_table(table):
         title=escape(table.title), caption=escape(table.note) or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     for column in table.columns:
-        found.add_column(escape(column.heading), justify="right" if column.form else "left")
+        number = bool(column.form)
+        found.add_column(escape(column.heading), justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in table.texts():
         found.add_row(*map(escape, row))
     return found
@@ -125,6 +126,10 @@ _NUMBERS = {
 }
 
 
+#: what a design must share with its preset to stand beside the paper's.
+_PAPERS = ("n", "m", "codewords", "vector_length", "wrf_depth")
+
+
 @dataclass
 class Design:
     """A configuration, or a unit of it, with what the reports say about it."""
@@ -145,8 +150,12 @@ class Design:
 
     @property
     def size(self):
-        """Rows where there are as many columns, of a whole core; else None."""
-        return self.rows if self.rows == self.columns and self.unit is None else None
+        """Rows of a core that stands beside the paper's: with as many columns, and with the masks, codebook and WRF of
+        its preset; else None."""
+        if self.unit is not None or self.rows != self.columns:
+            return None
+        plain = preset(self.variant, self.rows).to_dict()
+        return self.rows if all(self.config[name] == plain[name] for name in _PAPERS) else None
 
     def add(self, measure, value, report):
         """Record a number; raises MvqError where another report says another."""
@@ -204,9 +213,10 @@ class Section:
 
 def load_reports(paths):
     """:class:`mvq.reports.LoadedReport` of each path, each with a label of its own."""
-    labels = [path.stem for path in paths]
-    if len(set(labels)) < len(labels):
-        labels = [str(path) for path in paths]
+    for label in (lambda path: path.stem, lambda path: f"{path.parent.name}/{path.stem}", str):
+        labels = [label(path) for path in paths]
+        if len(set(labels)) == len(labels):
+            break
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise MvqError(f"the report {twice} is given twice")
@@ -287,7 +297,8 @@ def _differ(what, reports, texts):
 
 
 def _section(title, policy, reports):
-    designs, areas = {}, [report for report in reports if _family(report) == AREA]
+    designs = {}
+    areas = [report for report in reports if any(getattr(row, "total_um2", None) is not None for row in report.rows)]
     notes = []
     tools = [", ".join(f"{key} {value}" for key, value in report.tools.items()) for report in areas]
     if len(set(tools)) > 1:
@@ -379,7 +390,7 @@ def area_beside_paper(section):
     rows, base = [], TAB7["ews"]
     for area in [measure for measure in section.measures if measure.name == AREA_NAME]:
         for design in section.designs:
-            if design.variant not in TAB7 or design.size not in SIZES or area not in design.values:
+            if design.variant not in TAB7 or area not in design.values or design.size not in SIZES:
                 continue
             place = SIZES.index(design.size)
             paper, ours = TAB7[design.variant][place], design.values[area] / 1e6

@@ -74,7 +74,7 @@ def draw_pareto(path, points, variants, axes, title=None):
         for panel in panels.flat[len(pairs) :]:
             panel.set_axis_off()
         handles, labels = panels.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+        figure.legend(handles, labels, loc="outside lower center", ncols=3 * width, frameon=False, fontsize=9)
         if title:
             figure.suptitle(title, fontsize=11)
         with replacing(path) as temporary:
@@ -85,8 +85,9 @@ def draw_pareto(path, points, variants, axes, title=None):
 def _panel(panel, horizontal, vertical, variants, best):
     from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-    for variant in dict.fromkeys(variants):
-        colour, marker, *_ = STYLES[variant]
+    for variant, (colour, marker, *_) in STYLES.items():
+        if variant not in variants:
+            continue
         for chosen, look in ((False, {"alpha": 0.4, "s": 22}), (True, {"s": 62, "edgecolor": "black"})):
             own = [at for at, name in enumerate(variants) if name == variant and (at in best) == chosen]
             places = [[numbers[1][at] for at in own] for numbers in (horizontal, vertical)]

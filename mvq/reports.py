@@ -208,7 +208,7 @@ def design_key(config):
 def describe(config):
     """Name of a configuration, with what sets it apart from its preset: ``ews-cms-32x32, codewords=64``."""
     array = ArrayConfig(**config)
-    plain = preset(array.variant, array.rows, array.columns)
+    plain = preset(array.variant, 16)  # a size that every preset has; what depends on the size is derived
     changes = []
     for field in dataclasses.fields(array):
         name, value = field.name, getattr(array, field.name)

@@ -110,7 +110,7 @@ def _row(config, netlist, patterns, liberty, unit, reference):
     }
 
 
-def area_report(configs, liberty="nangate45", unit=None, policy=None, *, jobs=2, progress=None):
+def area_report(configs, liberty="nangate45", unit=None, policy=None, *, references=True, jobs=2, progress=None):
     """Synthesise ``configs`` and return the report as a JSON-ready dictionary.
 
     Parameters
@@ -119,6 +119,7 @@ def area_report(configs, liberty="nangate45", unit=None, policy=None, *, jobs=2,
     liberty : see :func:`synth.liberty.resolve_liberty`.
     unit : synthesise one unit of each configuration (see :data:`hdl.units.UNITS`) instead of the core.
     policy : :class:`synth.flow.Policy`, the same for all rows.
+    references : compare whole cores with plain EWS of the same size and choices, which is synthesised, too.
     jobs : processes at a time.
     progress : called as ``progress(stage, done, total)`` with stage ``generate`` or ``synthesise``.
 
@@ -129,7 +130,7 @@ def area_report(configs, liberty="nangate45", unit=None, policy=None, *, jobs=2,
     policy = policy or Policy()
     library = read_liberty(resolve_liberty(liberty))
     started = time.monotonic()
-    references = [] if unit else [_reference(config) for config in configs]
+    references = [_reference(config) for config in configs] if references and not unit else []
     needed = list(dict.fromkeys([*configs, *references]))
     designs = _generate_all(needed, unit, policy.style, jobs, progress)
     netlists = synthesise_all(
@@ -143,7 +144,7 @@ def area_report(configs, liberty="nangate45", unit=None, policy=None, *, jobs=2,
 
     def row(config):
         netlist, patterns = found[config]
-        reference = None if unit else found[_reference(config)][0].total()[0]
+        reference = found[_reference(config)][0].total()[0] if references else None
         return _row(config, netlist, patterns, library, unit, reference)
 
     return {

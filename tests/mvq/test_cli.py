@@ -109,7 +109,7 @@ def test_compare(report_file, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "Area by block, um2: other" in result.stdout
     assert all(str(path) in result.stdout for path in files)
-    assert (tmp_path / "side.csv").read_text().startswith("library,policy,design,variant,rows,columns,unit,decoder")
+    assert (tmp_path / "side.csv").read_text().startswith("library,policy,design,variant,rows,columns,unit,")
     assert "| ews-cms-16x16, mask_decoder |" in (tmp_path / "side.md").read_text()
     assert (tmp_path / "pictures" / "area.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "side.html").read_text().startswith("<!doctype html>")
