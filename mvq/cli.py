@@ -194,6 +194,7 @@ def _with_progress(title, stages, work):
 
 _SPEC = "package.module:callable of your own file, such as [bold]mynet:Net[/], or an .onnx file."
 _TRAIN = "Training"
+_ACCURACY = "Accuracy"
 _DATA = "Images: .npz, CIFAR-10, a folder of pictures, or ImageNet; see docs/compress.md."
 
 
@@ -505,17 +506,54 @@ def explore(
     liberty: Annotated[str, typer.Option("--liberty", help="As for `mvq area`.")] = "nangate45",
     register_files: Annotated[str, typer.Option("--register-files", help="As for `mvq area`.")] = "clock_gated",
     accuracy: Annotated[
-        Path | None, typer.Option("--accuracy", help="JSON table of accuracies; see docs/explore.md.")
+        Path | None,
+        typer.Option("--accuracy", help="JSON table; see docs/explore.md.", rich_help_panel=_ACCURACY),
     ] = None,
+    compressed: Annotated[
+        str | None, typer.Option("--compress", help=f"Measure it on {_SPEC}", rich_help_panel=_ACCURACY)
+    ] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Of --compress.", rich_help_panel=_ACCURACY)] = None,
+    shape: Annotated[str | None, typer.Option("--input", help="Of --compress.", rich_help_panel=_ACCURACY)] = None,
+    data: Annotated[Path | None, typer.Option("--data", help=_DATA, rich_help_panel=_ACCURACY)] = None,
+    fit: Annotated[
+        int, typer.Option("--reconstruct", min=0, help="Images to fit codewords to.", rich_help_panel=_ACCURACY)
+    ] = 0,
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, help="So many images; all by default.", rich_help_panel=_ACCURACY)
+    ] = None,
+    mean: Annotated[str | None, typer.Option("--mean", help="As for evaluate.", rich_help_panel=_ACCURACY)] = None,
+    std: Annotated[str | None, typer.Option("--std", help="As for evaluate.", rich_help_panel=_ACCURACY)] = None,
+    size: Annotated[int | None, typer.Option("--size", help="As for evaluate.", rich_help_panel=_ACCURACY)] = None,
+    resize: Annotated[int | None, typer.Option("--resize", help="As for evaluate.", rich_help_panel=_ACCURACY)] = None,
 ):
     """Search for the configurations that nothing else beats; goes on where it was stopped."""
-    from mvq.explore import Settings, draw, read_accuracies, save, summary, tables
+    from mvq.accuracy import AccuracyTable, CompressedAccuracy
+    from mvq.explore import Settings, draw, save, summary, tables
     from mvq.explore import explore as search
     from mvq.knobs import Space
     from synth.flow import Policy
     from synth.liberty import resolve_liberty
 
     names = tuple(part.strip() for part in objectives.split(",") if part.strip())
+    source = AccuracyTable.read(accuracy) if accuracy else None
+    if compressed and source:
+        raise MvqError("--accuracy and --compress: give one of them")
+    if compressed:
+        if data is None:
+            raise MvqError("--data is missing: name the images that --compress is measured on")
+        source = CompressedAccuracy(
+            network=compressed,
+            data=data,
+            weights=weights,
+            input_shape=None if shape is None else tuple(_numbers(shape, "--input")),
+            mean=_tuple(_reals(mean, "--mean")),
+            std=_tuple(_reals(std, "--std")),
+            size=size,
+            resize=resize,
+            count=count,
+            reconstruct=fit,
+        )
+        source.check()
     settings = Settings(
         objectives=names,
         space=Space.parse(changes or ()),
@@ -523,7 +561,7 @@ def explore(
         quick=quick,
         liberty=resolve_liberty(liberty) if "area" in names else None,
         policy=Policy(register_files=register_files),
-        accuracies=read_accuracies(accuracy) if accuracy else (),
+        accuracy=source,
     )
     report = _with_progress(
         f"{', '.join(names)} over {settings.space.size:,} points",
@@ -599,6 +637,10 @@ def run(
     if json_file:
         content = {"network": str(checkpoint), "config": loaded.to_dict(), "engine": engine, **report.to_dict()}
         screen.print(f"report: {write_text(json_file, json.dumps(content, indent=1) + chr(10))}")
+
+
+def _tuple(values):
+    return None if values is None else tuple(values)
 
 
 def _reals(text, option):

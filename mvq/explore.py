@@ -12,8 +12,10 @@ compute.
   DRAM included, and multiplications, as in :mod:`golden.traffic`.
 """
 
+import functools
 import json
 import logging
+import threading
 import time
 import warnings
 from contextlib import contextmanager
@@ -78,7 +80,7 @@ class Settings:
     networks : as :func:`golden.networks.load_network` reads them, for cycles and energy.
     quick : cycles and traffic in closed form (``mvq estimate --quick``).
     liberty : path of the library, for area. ``policy`` : :class:`synth.flow.Policy`.
-    accuracies : rows of a table for accuracy, see :func:`read_accuracies`.
+    accuracy : :class:`mvq.accuracy.AccuracyTable` or :class:`mvq.accuracy.CompressedAccuracy`.
 
     Raises
     ------
@@ -91,7 +93,7 @@ class Settings:
     quick: bool = False
     liberty: Path | None = None
     policy: Any = None
-    accuracies: tuple = ()
+    accuracy: Any = None
 
     def __post_init__(self):
         for name in self.objectives:
@@ -106,8 +108,8 @@ class Settings:
                 raise MvqError("--network is missing: cycles and energy are those of a network")
             for source in self.networks:
                 load_network(source)
-        if "accuracy" in self.objectives and not self.accuracies:
-            raise MvqError("--accuracy is missing: name the table of accuracies")
+        if "accuracy" in self.objectives and self.accuracy is None:
+            raise MvqError("--accuracy is missing: name a table of accuracies, or give --compress and --data")
 
     def to_dict(self):
         """JSON form, by which a study knows its settings."""
@@ -119,7 +121,7 @@ class Settings:
             "quick": self.quick,
             "liberty": _sha256(self.liberty) if area else None,
             "policy": self.policy.to_dict() if area else None,
-            "accuracies": [dict(row) for row in self.accuracies],
+            "accuracy": self.accuracy.to_dict() if "accuracy" in self.objectives else None,
         }
 
 
@@ -129,73 +131,46 @@ def _sha256(path):
     return read_liberty(path).sha256
 
 
-def read_accuracies(path):
-    """Rows of a table of accuracies: a JSON list of tables, each with ``accuracy`` from 0 to 1 and fields of the
-    configurations that it holds for, such as ``variant``, ``n``, ``m``, ``codewords``.
-
-    Raises
-    ------
-    MvqError : the file cannot be read, or a row is not such a table.
-    """
-    try:
-        rows = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise MvqError(f"--accuracy = {path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise MvqError(f"--accuracy = {path}: is not JSON ({error})") from error
-    names = {*ArrayConfig.__dataclass_fields__, "variant", "accuracy"}
-    if not isinstance(rows, list) or not rows:
-        raise MvqError(f"--accuracy = {path}: must hold a list of tables")
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict) or not isinstance(row.get("accuracy"), int | float):
-            raise MvqError(f"--accuracy = {path}: row {number} has no number 'accuracy'")
-        if not 0 <= row["accuracy"] <= 1:
-            raise MvqError(f"--accuracy = {path}: row {number} has accuracy = {row['accuracy']}, not from 0 to 1")
-        for name in row:
-            if name not in names:
-                raise MvqError(f"--accuracy = {path}: row {number} has {name!r}, which no configuration has")
-    return tuple(rows)
-
-
-def _accuracy(config, rows):
-    found = [
-        row["accuracy"]
-        for row in rows
-        if all(name == "accuracy" or getattr(config, name) == value for name, value in row.items())
-    ]
-    if not found:
-        raise MvqError(f"the table of accuracies has no row for {describe(config.to_dict())}")
-    if len(set(found)) > 1:
-        raise MvqError(f"the table of accuracies has {len(found)} rows for {describe(config.to_dict())} that differ")
-    return found[0]
-
-
 # ---- on a worker
 # -------------------------------------------------------------------------------------------------------
 
 
-def evaluate(config, settings):
+def _sentence(work):
+    """``work(...)``, or a dict with the sentence of its error: errors of tools need not survive the way back."""
+
+    @functools.wraps(work)
+    def run(*arguments):
+        try:
+            return work(*arguments)
+        except MvqError as error:
+            return {"error": str(error)}
+
+    return run
+
+
+@_sentence
+def measure_accuracy(config, source):
+    """Accuracy of a configuration; runs on a worker. ``source`` : see :mod:`mvq.accuracy`."""
+    return source.of(config)
+
+
+@_sentence
+def evaluate(config, settings, accuracy=None):
     """Measure a configuration; runs on a worker.
 
     Parameters
     ----------
     config : :class:`hdl.config.ArrayConfig`. ``settings`` : :class:`Settings`.
+    accuracy : of :func:`measure_accuracy`, where the objectives need it.
 
     Returns
     -------
     dict with ``area`` (a row of `mvq area`), ``conditions`` (library, policy and tools of it), ``networks`` (name ->
     cycles, energy, energy_on_chip), ``accuracy``, as far as the objectives need them; or only ``error``, a sentence.
     """
-    try:
-        return _measure(config, settings)
-    except MvqError as error:  # a sentence: errors of tools need not survive the way back
-        return {"error": str(error)}
-
-
-def _measure(config, settings):
-    found = {}
-    if "accuracy" in settings.objectives:
-        found["accuracy"] = _accuracy(config, settings.accuracies)
+    if isinstance(accuracy, dict):  # the sentence why there is none
+        return accuracy
+    found = {} if accuracy is None else {"accuracy": accuracy}
     if {"cycles", "energy"} & set(settings.objectives):
         found["networks"] = dict(_run(config, source, settings) for source in settings.networks)
     if "area" in settings.objectives:
@@ -238,6 +213,10 @@ class _FailedPoint(Exception):
     """The trial failed and the reason is recorded."""
 
 
+class _LostScheduler(Exception):
+    """The Dask scheduler is gone; the trials that it had are tried again another time."""
+
+
 @contextmanager
 def _workers(scheduler, jobs):
     """A Dask client: of the scheduler at an address, or of ``jobs`` processes of its own."""
@@ -265,12 +244,6 @@ def _workers(scheduler, jobs):
                 f"--scheduler = {scheduler!r}: workers have mvq {', '.join(sorted(versions))}, not {__version__}"
             )
         yield client
-
-
-def _retry(study, trial):
-    """Try the point of a trial again whose process died."""
-    params = trial.system_attrs.get("fixed_params", trial.params)
-    study.enqueue_trial(params, user_attrs={"retry of": trial.number})
 
 
 def _sampler(name, seed):
@@ -306,9 +279,7 @@ def _open_study(url, name, settings, sampler, seed, heartbeat):
         if address.get_backend_name() == "sqlite":
             Path(address.database).parent.mkdir(parents=True, exist_ok=True)
             options = {"connect_args": {"timeout": 60}}  # several processes may write
-        storage = optuna.storages.RDBStorage(
-            url, engine_kwargs=options, heartbeat_interval=heartbeat, heartbeat_stale_trial_callback=_retry
-        )
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=options, heartbeat_interval=heartbeat)
         if options:
             _lock_at_once(storage.engine)
         directions = ["maximize" if OBJECTIVES[one][2] else "minimize" for one in settings.objectives]
@@ -343,6 +314,7 @@ class _Search:
         self.study, self.settings, self.client = study, settings, client
         self.heartbeat, self.progress = heartbeat, progress
         self.shared = client.scatter(settings, broadcast=True)
+        self.accuracies, self.lock = {}, threading.Lock()
 
     def finished(self):
         """Trials that count: measured, or failed for a reason of their own and not of their process."""
@@ -362,15 +334,21 @@ class _Search:
         return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
     def recover(self):
-        """Fail the trials of dead processes, and have their points tried again."""
+        """Fail the trials of dead processes, and queue the points again of all that failed for no reason of their own."""
         import optuna
+        from optuna.trial import TrialState
 
         optuna.storages.fail_stale_trials(self.study)
         limit = datetime.now() - timedelta(seconds=2 * self.heartbeat)
         for trial in self.running():  # ended before its first sign of life
             if "started" not in trial.user_attrs and trial.datetime_start < limit:
-                self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
-                _retry(self.study, trial)
+                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        trials = self.study.get_trials(deepcopy=False)
+        retried = {trial.user_attrs.get("retry of") for trial in trials}
+        for trial in trials:
+            if trial.state == TrialState.FAIL and "error" not in trial.user_attrs and trial.number not in retried:
+                point = trial.system_attrs.get("fixed_params", trial.params)
+                self.study.enqueue_trial(point, user_attrs={"retry of": trial.number})
 
     def run(self, count):
         """Go on until ``count`` trials have finished."""
@@ -404,27 +382,44 @@ class _Search:
         try:
             config = configuration(point)
             trial.set_user_attr("config", config.to_dict())
-            result = self._earlier(config) or self._compute(trial, config)
+            result = self._earlier("config", config.to_dict()) or self._compute(trial, config)
         except MvqError as error:
             trial.set_user_attr("error", str(error))
             raise _FailedPoint from error
         trial.set_user_attr("result", result)
         return [_number(name, result) for name in self.settings.objectives]
 
-    def _earlier(self, config):
-        """The result of a trial that measured the same configuration, or None."""
-        plain = json.loads(json.dumps(config.to_dict()))
+    def _earlier(self, key, value):
+        """The result of a trial that has ``value`` as its attribute ``key``, or None."""
         for trial in self.study.get_trials(deepcopy=False):
-            if trial.state.name == "COMPLETE" and trial.user_attrs["config"] == plain:
+            if trial.state.name == "COMPLETE" and trial.user_attrs.get(key) == value:
                 return trial.user_attrs["result"]
         return None
 
-    def _compute(self, trial, config):
-        from dask.distributed import KilledWorker
+    def _accuracy(self, trial, config):
+        """What :func:`evaluate` needs: from an earlier trial, or a task that all trials share that depend on it."""
+        key = self.settings.accuracy.key(config)
+        trial.set_user_attr("accuracy of", key)
+        earlier = self._earlier("accuracy of", key)
+        if earlier:
+            return earlier["accuracy"]
+        text = json.dumps(key, sort_keys=True)
+        with self.lock:
+            if text not in self.accuracies:
+                source = self.settings.accuracy
+                self.accuracies[text] = self.client.submit(measure_accuracy, config, source, pure=False)
+            return self.accuracies[text]
 
-        future = self.client.submit(evaluate, config, self.shared, pure=False)
+    def _compute(self, trial, config):
+        from dask.distributed import CancelledError, KilledWorker
+        from distributed.comm import CommClosedError
+
+        accuracy = self._accuracy(trial, config) if "accuracy" in self.settings.objectives else None
+        future = self.client.submit(evaluate, config, self.shared, accuracy, pure=False)
         try:
             result = future.result()
+        except (CancelledError, CommClosedError) as error:
+            raise _LostScheduler from error
         except KilledWorker as error:
             raise MvqError(f"the worker died at {describe(config.to_dict())}, perhaps for lack of memory") from error
         if "error" in result:
@@ -489,7 +484,10 @@ def explore(
             trials = _enqueue_all(study, settings.space)
         with _workers(scheduler, jobs) as client:
             search = _Search(study, settings, client, heartbeat, progress)
-            search.run(trials)
+            try:
+                search.run(trials)
+            except _LostScheduler as error:
+                raise MvqError("the Dask scheduler is gone: run the command again to go on with the study") from error
         return _report(study, settings, shown, search.finished())
 
 

@@ -4,18 +4,21 @@ import json
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+import torch
 from dask.distributed import LocalCluster
 
 import mvq.explore
 from golden.estimate import L2_BYTES
 from hdl.accelerator_config import AcceleratorConfig
 from hdl.config import ConfigError, MvqError, preset
+from mvq.accuracy import AccuracyTable, CompressedAccuracy
 from mvq.compare import compare, load_reports
 from mvq.estimate import run_estimate
-from mvq.explore import Settings, draw, explore, read_accuracies, save, tables
+from mvq.explore import Settings, draw, explore, save, tables
 from mvq.knobs import DEFAULTS, Space, configuration
 from synth.area import BLOCKS
 from synth.flow import Policy
@@ -140,8 +143,8 @@ def test_every_point(quick, study, scheduler, network, tmp_path):
 def test_samplers_go_on_where_they_were(quick, study, scheduler, sampler, counts, monkeypatch):
     """A second call only adds what is missing; configurations that were measured are not measured again."""
     settings, calls = quick(rows="16,32", codewords="32,64"), []
-    measure = mvq.explore._measure
-    monkeypatch.setattr(mvq.explore, "_measure", lambda *args: calls.append(args) or measure(*args))
+    measure = mvq.explore._run
+    monkeypatch.setattr(mvq.explore, "_run", lambda *args: calls.append(args) or measure(*args))
     first = explore(settings, study, trials=counts[0], sampler=sampler, scheduler=scheduler)
     known = len(calls)
     second = explore(settings, study, trials=counts[1], sampler=sampler, scheduler=scheduler)
@@ -186,13 +189,13 @@ explore(settings, url, sampler="all", scheduler=scheduler, heartbeat=1)
 def test_killed_and_resumed(quick, network, study, scheduler, monkeypatch):
     """SIGKILL in the middle: what had finished stays, what was running is tried again, and nothing is left running."""
     changes = {"rows": "16,32", "codewords": "16,32,64", "tile_rows": "4,8"}
-    measure = mvq.explore._measure
+    measure = mvq.explore._run
 
     def slowly(*arguments):
         time.sleep(0.7)
         return measure(*arguments)
 
-    monkeypatch.setattr(mvq.explore, "_measure", slowly)  # the workers are threads of this process
+    monkeypatch.setattr(mvq.explore, "_run", slowly)  # the workers are threads of this process
     knobs = [f"{knob}={value}" for knob, value in {**FIXED, **changes}.items()]
     process = subprocess.Popen([sys.executable, "-c", KILLED, study, scheduler, network, *knobs])
     try:
@@ -208,7 +211,7 @@ def test_killed_and_resumed(quick, network, study, scheduler, monkeypatch):
     finally:
         process.kill()
         process.wait()
-    monkeypatch.setattr(mvq.explore, "_measure", measure)
+    monkeypatch.setattr(mvq.explore, "_run", measure)
 
     import optuna
 
@@ -275,13 +278,67 @@ def test_accuracy_from_a_table(quick, study, scheduler, tmp_path):
         space=space(codewords="32,64"),
         networks=quick().networks,
         quick=True,
-        accuracies=read_accuracies(path),
+        accuracy=AccuracyTable.read(path),
     )
     report = explore(settings, study, sampler="all", scheduler=scheduler)
     [row] = report["rows"]
     assert row["accuracy"] == row["objectives"]["accuracy"] == 0.9
     [failure] = report["failures"]
-    assert failure["error"] == "the table of accuracies has no row for ews-cms-16x16, codewords=32"
+    assert failure["error"] == f"{path} has no accuracy of ews-cms-16x16, codewords=32"
+
+
+def test_rows_that_differ():
+    rows = ({"n": 4, "accuracy": 0.9}, {"m": 16, "accuracy": 0.8})
+    with pytest.raises(MvqError, match="mine has 2 accuracies of ews-16x16 that differ"):
+        AccuracyTable("mine", rows).of(preset("ews", 16))
+
+
+NET = """
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4))
+"""
+
+
+def test_accuracy_of_a_compression(quick, study, scheduler, tmp_path, monkeypatch):
+    """The part of images that the compressed network gets right; once for configurations that compress alike."""
+    import numpy as np
+
+    from algo.compress import CompressSettings, compress
+    from algo.sources import load_network
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tinynet.py").write_text(NET)
+    module, shape = load_network("tinynet:net", input_shape=(3, 8, 8))
+    x = np.random.default_rng(0).standard_normal((40, 3, 8, 8), np.float32)
+    labels = module(torch.from_numpy(x)).argmax(1)
+    np.savez("images.npz", x=x, y=labels.numpy())
+    source = CompressedAccuracy(
+        network="tinynet:net", input_shape=(3, 8, 8), data=tmp_path / "images.npz", reconstruct=8
+    )
+    source.check()
+    settings = Settings(
+        objectives=("cycles", "accuracy"),
+        space=space(variant="ews,ews-cms", codewords="2,64", tile_rows="8,16"),
+        networks=quick().networks,
+        quick=True,
+        accuracy=source,
+    )
+    calls, of = [], CompressedAccuracy.of
+    monkeypatch.setattr(CompressedAccuracy, "of", lambda self, config: calls.append(config) or of(self, config))
+    report = explore(settings, study, sampler="all", scheduler=scheduler)
+    assert report["failures"] == []
+    found = {(row["variant"], row["config"]["codewords"]): row["accuracy"] for row in report["rows"]}
+    plain = compress(module, shape, CompressSettings(method="int8"))
+    expected = (plain(torch.from_numpy(x)).argmax(1) == labels).double().mean().item()
+    assert found["ews", 512] == pytest.approx(expected)
+    assert found["ews-cms", 2] <= found["ews-cms", 64] <= found["ews", 512]
+    assert len(report["rows"]) == 6
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize(
@@ -300,7 +357,7 @@ def test_bad_accuracies(tmp_path, content, message):
     if content:
         path.write_text(content)
     with pytest.raises(MvqError, match=message):
-        read_accuracies(path)
+        AccuracyTable.read(path)
 
 
 # ---- bad input
@@ -350,6 +407,27 @@ def test_scheduler_without_workers(quick, study):
         pytest.raises(MvqError, match="has no workers; start some with `dask worker tcp:"),
     ):
         explore(quick(), study, scheduler=cluster.scheduler_address)
+
+
+def test_a_scheduler_that_goes_away(quick, study, scheduler, monkeypatch):
+    """A sentence; and with another scheduler the search goes on."""
+    monkeypatch.setattr(mvq.explore, "_PATIENCE", 1)
+    measure, cluster = mvq.explore._run, LocalCluster(n_workers=1, threads_per_worker=1, **HERE)
+
+    def slowly(*arguments):
+        time.sleep(0.5)
+        return measure(*arguments)
+
+    with cluster:
+        monkeypatch.setattr(mvq.explore, "_run", slowly)
+        stop = threading.Timer(1.2, cluster.close)
+        stop.start()
+        with pytest.raises(MvqError, match="the Dask scheduler is gone: run the command again"):
+            explore(quick(codewords="16,32,64,128,256,512"), study, sampler="all", scheduler=cluster.scheduler_address)
+        stop.join()
+    monkeypatch.setattr(mvq.explore, "_run", measure)
+    report = explore(quick(codewords="16,32,64,128,256,512"), study, sampler="all", scheduler=scheduler)
+    assert report["trials"] == len(report["rows"]) == 6
 
 
 def test_too_many_points(study):
