@@ -15,7 +15,7 @@ from rich.table import Table as ScreenTable
 from hdl.config import VARIANTS, MvqError, preset
 from mvq.paper import FIG19, FIG20, FIG20_VARIANTS, SIZES, TAB7, TITLES
 from mvq.pareto import draw_pareto
-from mvq.reports import AREA, EXPLORE, describe, design_key, load_report
+from mvq.reports import AREA, EXPLORE, complete, describe, design_key, load_report
 
 __all__ = ["Column", "Design", "Measure", "Section", "Table", "compare", "draw", "load_reports", "screen_table"]
 __all__ += ["to_csv", "to_markdown"]
@@ -116,10 +116,15 @@ AREA_NAME, SHARE_NAME = "area, um2", "vs EWS"
 CYCLES, ENERGY_NAME, ON_CHIP = "cycles", "energy, M", "on chip, M"
 EFFICIENCY = "TOPS/W"
 
+#: text in a row of `mvq timing` -> name.
+_TEXTS = {"limited_by": "limited by"}
+
 #: number in a row of `mvq timing` or `mvq power` -> (name, form, goal); others keep their own names.
 _NUMBERS = {
-    "fmax_mhz": ("Fmax, MHz", ",.0f", "most"),
+    "clock_mhz": ("clock, MHz", ",.0f", None),
     "slack_ns": ("slack, ns", "+.3f", "most"),
+    "fmax_mhz": ("Fmax, MHz", ",.0f", "most"),
+    "area_um2": ("sized for the clock, um2", ",.0f", "least"),
     "power_mw": ("power, mW", ",.2f", "least"),
     "energy_uj": ("energy, uJ", ",.2f", "least"),
     "tops_per_watt": (EFFICIENCY, ".2f", "most"),
@@ -140,7 +145,6 @@ class Design:
     rows: int
     columns: int
     values: dict = field(default_factory=dict)
-    blocks: dict = field(default_factory=dict)
     sources: dict = field(default_factory=dict)
 
     @property
@@ -175,12 +179,13 @@ class Section:
 
     Attributes
     ----------
-    title : the library in words, or None where no report has one.
-    policy : the policy in words.
+    title : the library in words, with what sets the policy apart from those of others; None where no report has one.
+    library, policy : in words.
     reports : that are in it. ``designs`` : in the order of the reports. ``notes`` : what else differs.
     """
 
     title: str | None
+    library: str | None
     policy: str
     reports: list
     designs: list
@@ -198,7 +203,7 @@ class Section:
         return list(dict.fromkeys(measure.network for measure in self.measures if measure.network))
 
     def objectives(self, network):
-        """[(measure, designs that have it)] that a Pareto plot of ``network`` shows: area, cycles, energy."""
+        """Measures that a Pareto plot of ``network`` shows: area, cycles, energy."""
         areas = [measure for measure in self.measures if measure.name == AREA_NAME]
         own = [measure for measure in self.measures if measure.network == network]
         energies = [m for m in own if m.name == "energy, uJ"] or [m for m in own if m.name == ENERGY_NAME]
@@ -220,7 +225,7 @@ def load_reports(paths):
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise MvqError(f"the report {twice} is given twice")
-    return [load_report(path, label) for path, label in zip(paths, labels, strict=True)]
+    return complete([load_report(path, label) for path, label in zip(paths, labels, strict=True)])
 
 
 def compare(reports, separate=False):
@@ -253,7 +258,7 @@ def compare(reports, separate=False):
     leaders = [report for report in reports if _family(report) == AREA and report.library]
     leaders = leaders or [report for report in reports if report.library]
     if not leaders:
-        return [_section(None, "", reports)]
+        return [_section(None, None, "", reports)]
     sections = {}
     for report, text in zip(leaders, _differences(leaders), strict=True):
         sections.setdefault((report.library, text), []).append(report)
@@ -264,12 +269,13 @@ def compare(reports, separate=False):
                     members.append(report)
     lost = [report for report in reports if not any(report in members for members in sections.values())]
     for report in lost:
-        sections.setdefault((report.library, _policy(report)), []).append(report)
+        sections.setdefault((report.library, ""), []).append(report)
     found = []
-    for (library, _), members in sections.items():
+    for (library, text), members in sections.items():
         members.sort(key=reports.index)
         policy = _policy(next(report for report in members if report.library))
-        found.append(_section(library, policy, members))
+        title = f"{library}; {text}" if text else library
+        found.append(_section(title, library, policy, members))
     return found
 
 
@@ -296,7 +302,7 @@ def _differ(what, reports, texts):
     return f"the reports have different {what} ({listed}); give --separate for a section each"
 
 
-def _section(title, policy, reports):
+def _section(title, library, policy, reports):
     designs = {}
     areas = [report for report in reports if any(getattr(row, "total_um2", None) is not None for row in report.rows)]
     notes = []
@@ -312,16 +318,16 @@ def _section(title, policy, reports):
                 designs[key] = Design(row.config, row.unit, row.variant, row.rows, row.columns)
             for measure, value in _values(report, row, label):
                 designs[key].add(measure, value, report)
-            if getattr(row, "blocks", None) and _family(report) == AREA:
-                designs[key].blocks[report.label] = row.blocks
-    return Section(title, policy, reports, list(designs.values()), notes)
+    return Section(title, library, policy, reports, list(designs.values()), notes)
 
 
 def _values(report, row, label):
     """(measure, value) of every number of a row."""
     if report.kind not in (AREA, EXPLORE) and not getattr(row, "networks", None):
         for name, value in row.model_extra.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if name in _TEXTS:
+                yield Measure(_TEXTS[name], "", row.network), value
+            elif isinstance(value, int | float) and not isinstance(value, bool) and name not in row.config:
                 heading, form, goal = _NUMBERS.get(name, (name.replace("_", " "), ",.4g", None))
                 yield Measure(heading, form, row.network, goal=goal), value
         return
@@ -352,7 +358,7 @@ def designs_table(section):
     note = ""
     if any(measure.name == ENERGY_NAME for measure in measures):
         note = "energy: of accesses (paper's Tab. 8) and multiplications, in millions of multiplications"
-    columns = [Column("design"), *(Column(heading, form) for heading, form, _ in columns)]
+    columns = [Column("design"), *(Column(heading, form or None) for heading, form, _ in columns)]
     return Table("Designs", columns, rows, note)
 
 
@@ -479,7 +485,7 @@ def csv_table(sections):
     columns = [Column(name) for name in ("library", "policy", "design", "variant", "rows", "columns", "unit")]
     columns += [Column(measure.heading, measure.form) for measure in measures]
     rows = [
-        [section.title, section.policy, design.name, design.variant, design.rows, design.columns, design.unit]
+        [section.library, section.policy, design.name, design.variant, design.rows, design.columns, design.unit]
         + [design.values.get(measure) for measure in measures]
         for section in sections
         for design in section.designs

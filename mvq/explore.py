@@ -334,7 +334,7 @@ class _Search:
         return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
     def recover(self):
-        """Fail the trials of dead processes, and queue the points again of all that failed for no reason of their own."""
+        """Fail the trials of dead processes, and queue again what failed for no reason of its own."""
         import optuna
         from optuna.trial import TrialState
 

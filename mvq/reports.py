@@ -13,9 +13,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from golden.traffic import COSTS
-from hdl.config import ArrayConfig, MvqError, preset
+from hdl.config import ArrayConfig, ConfigError, MvqError, preset
 
-__all__ = ["AREA", "ENERGY", "ESTIMATE", "EXPLORE", "TIMING", "LoadedReport", "describe", "design_key", "load_report"]
+__all__ = ["AREA", "ENERGY", "ESTIMATE", "EXPLORE", "TIMING", "LoadedReport", "complete", "describe"]
+__all__ += ["design_key", "load_report"]
 
 AREA, TIMING, ENERGY = "mvq-area", "mvq-timing", "mvq-energy"
 ESTIMATE, EXPLORE = "mvq-estimate", "mvq-explore"
@@ -43,12 +44,14 @@ class _Row(_Model):
     variant: str
     rows: int
     columns: int
-    config: dict[str, Any]
+    config: dict[str, Any] | None = None
+    config_hash: str | None = None
     unit: str | None = None
     network: str | None = None
 
 
 class _AreaRow(_Row):
+    config: dict[str, Any]
     blocks: dict[str, _Number]
     total_um2: _Number
     gate_equivalents: _Number | None = None
@@ -168,7 +171,8 @@ def load_report(path, label=None):
         report = _MODELS.get(kind, _Report).model_validate(content)
         rows = [_estimate_row(report)] if kind == ESTIMATE else report.rows
         for row in rows:
-            design_key(row.config)
+            if row.config is not None:
+                design_key(row.config)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
@@ -177,6 +181,38 @@ def load_report(path, label=None):
         raise MvqError(f"the report {path} is damaged: {error}") from error
     own = {name: getattr(report, name) for name in ("liberty", "policy", "tools")} if kind != ESTIMATE else {}
     return LoadedReport(label or Path(path).stem, kind, content, rows, **own)
+
+
+def complete(reports):
+    """Give rows without a configuration the one with their hash, from another report or a preset.
+
+    Parameters
+    ----------
+    reports : list of :class:`LoadedReport`, whose rows change in place; returned.
+
+    Raises
+    ------
+    MvqError : no report has the configuration of a row.
+    """
+    rows = [(report, row) for report in reports for row in report.rows]
+    known = {row.config_hash or ArrayConfig(**row.config).hash: row.config for _, row in rows if row.config}
+    for report, row in rows:
+        if row.config is None:
+            row.config = known.get(row.config_hash) or _preset(row)
+            if row.config is None:
+                raise MvqError(
+                    f"{report.label} has a row of {row.variant}-{row.rows}x{row.columns} without its configuration "
+                    f"{row.config_hash}: compare it together with a report of `mvq area` that has it"
+                )
+    return reports
+
+
+def _preset(row):
+    try:
+        config = preset(row.variant, row.rows, row.columns)
+    except ConfigError:
+        return None
+    return config.to_dict() if config.hash == row.config_hash else None
 
 
 def _estimate_row(report):

@@ -50,13 +50,15 @@ def test_help_starts_at_once():
         "from mvq.cli import app",
         "from mvq.generate import write_design",
         "from synth.area import area_report, area_table, draw_areas",
+        "from mvq.compare import compare",
+        "from mvq.explore import explore",
     ],
 )
 def test_heavy_packages_stay_out(code):
-    """torch is for compression only, and matplotlib for pictures only."""
+    """torch is for compression only, matplotlib for pictures, bokeh for pages, optuna and dask for searches."""
     script = f"import sys\n{code}\nprint(*sys.modules, sep='\\n')"
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "matplotlib", "scipy", "sklearn"} & set(modules)
+    assert not {"torch", "matplotlib", "scipy", "sklearn", "bokeh", "optuna", "dask", "sqlalchemy"} & set(modules)
 
 
 def test_version():

@@ -110,6 +110,22 @@ def test_rows_of_a_configuration_are_joined(load):
     assert [design.name for design in designs] == ["ews-16x16", "ews-cms-16x16"]
 
 
+def test_rows_without_a_configuration(load):
+    """Found by hash: in another report, or as a preset's."""
+    other = preset("ews-cms", 16, codewords=64)
+    rows = [
+        {**bare(config, fmax_mhz=300.0, limited_by="array", tile_rows=16), "config_hash": config.hash, "config": None}
+        for config in (CMS, other)
+    ]
+    timing = report(rows, "mvq-timing")
+    [section] = compare(load(timing=timing, area=report([area_row(other, 1e5)])))
+    assert values(section, 0) == {"Fmax, MHz": 300, "limited by": "array"}
+    assert values(section, 1) == {"Fmax, MHz": 300, "limited by": "array", "area, um2": 1e5}
+    assert designs_table(section).texts()[0] == ["ews-cms-16x16", "300", "array", ""]
+    with pytest.raises(MvqError, match="timing has a row of ews-cms-16x16 without its configuration"):
+        load(timing=timing)
+
+
 def test_energy_leaves_dram_out_on_chip(load):
     one = estimated(CMS)
     [section] = compare(load(only=one))
@@ -145,7 +161,7 @@ def test_two_libraries_are_refused(load):
     assert first.title.startswith("cells (1.1 V 25 C), 0000")
     assert second.title.startswith("others, 1111")
     assert [[one.label for one in section.reports] for section in (first, second)] == [["a", "c"], ["b", "c"]]
-    assert [row[0] for row in csv_table([first, second]).rows] == [first.title] * 2 + [second.title] * 2
+    assert [row[0] for row in csv_table([first, second]).rows] == [first.library] * 2 + [second.library] * 2
 
 
 def test_two_policies_are_refused(load):
@@ -154,7 +170,11 @@ def test_two_policies_are_refused(load):
     expected = r"policies \(a: register_files = clock_gated; b: register_files = flip_flop\)"
     with pytest.raises(MvqError, match=expected):
         compare(reports)
-    assert len(compare(reports, separate=True)) == 2
+    titles = [section.title for section in compare(reports, separate=True)]
+    assert [title.partition("; ")[2] for title in titles] == [
+        "register_files = clock_gated",
+        "register_files = flip_flop",
+    ]
 
 
 def test_a_timing_of_another_library_has_a_section_of_its_own(load):
