@@ -12,6 +12,7 @@ import torch
 from dask.distributed import LocalCluster
 
 import mvq.explore
+import synth.area
 from golden.estimate import L2_BYTES
 from hdl.accelerator_config import AcceleratorConfig
 from hdl.config import ConfigError, MvqError, preset
@@ -22,6 +23,8 @@ from mvq.explore import Settings, draw, explore, save, tables
 from mvq.knobs import DEFAULTS, Space, configuration
 from synth.area import BLOCKS
 from synth.flow import Policy
+from synth.liberty import read_liberty
+from synth.yosys import SynthesisError
 from tests.synth.tiny_library import FLIP_FLOP, NAND, write_library
 
 NETWORK = 'name = "small"\nimage = [3, 8, 8]\n' + "".join(
@@ -158,20 +161,28 @@ def test_samplers_go_on_where_they_were(quick, study, scheduler, sampler, counts
     assert again == second
 
 
-def test_a_tool_that_fails_is_recorded(study, scheduler, tmp_path):
-    """A library that cannot hold the design: a sentence, and the search goes on."""
+def test_a_tool_that_fails_is_recorded(study, scheduler, tmp_path, monkeypatch):
+    """A sentence at the points where Yosys ends early, and the search goes on to the others."""
+
+    def area_report(configs, liberty, **options):
+        if configs[0].codewords == 32:
+            raise SynthesisError(
+                f"synthesis of {configs[0].name}", "Yosys ended with exit code 1", tmp_path / "yosys.log"
+            )
+        return {
+            "rows": [{"total_um2": 1e5}],
+            "liberty": {"sha256": read_liberty(library).sha256},
+            "policy": {},
+            "tools": {},
+        }
+
+    monkeypatch.setattr(synth.area, "area_report", area_report)
     library = write_library(tmp_path / "tiny.lib", NAND, FLIP_FLOP)
-    settings = Settings(
-        objectives=("area",),
-        space=space(rows="4,6", **{"vector_length": 4, "n:m": "1:4", "tile_rows": 2}),
-        liberty=library,
-        policy=Policy(),
-    )
+    settings = Settings(objectives=("area",), space=space(codewords="32,64"), liberty=library, policy=Policy())
     report = explore(settings, study, sampler="all", scheduler=scheduler)
-    assert report["rows"] == []
-    assert report["trials"] == len(report["failures"]) == 2
-    assert "columns = 6: must be a multiple of vector_length = 4" in report["failures"][1]["error"]
-    assert "synthesis of ews-cms-4x4 failed" in report["failures"][0]["error"]
+    assert [row["total_um2"] for row in report["rows"]] == [1e5]
+    [failure] = report["failures"]
+    assert failure["error"].startswith("synthesis of ews-cms-16x16 failed: Yosys ended with exit code 1")
 
 
 KILLED = """
@@ -411,22 +422,24 @@ def test_scheduler_without_workers(quick, study):
 
 def test_a_scheduler_that_goes_away(quick, study, scheduler, monkeypatch):
     """A sentence; and with another scheduler the search goes on."""
-    monkeypatch.setattr(mvq.explore, "_PATIENCE", 1)
+    monkeypatch.setattr(mvq.explore, "_PATIENCE", 3)  # a client waits so long for it to come back
+    settings = quick(codewords="16,32,64,128,256,512")
     measure, cluster = mvq.explore._run, LocalCluster(n_workers=1, threads_per_worker=1, **HERE)
+    closing, calls = threading.Thread(target=cluster.close), []
 
-    def slowly(*arguments):
-        time.sleep(0.5)
+    def last(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            closing.start()
+            time.sleep(1)
         return measure(*arguments)
 
-    with cluster:
-        monkeypatch.setattr(mvq.explore, "_run", slowly)
-        stop = threading.Timer(1.2, cluster.close)
-        stop.start()
-        with pytest.raises(MvqError, match="the Dask scheduler is gone: run the command again"):
-            explore(quick(codewords="16,32,64,128,256,512"), study, sampler="all", scheduler=cluster.scheduler_address)
-        stop.join()
+    monkeypatch.setattr(mvq.explore, "_run", last)
+    with pytest.raises(MvqError, match="the Dask scheduler is gone: run the command again"):
+        explore(settings, study, sampler="all", scheduler=cluster.scheduler_address)
+    closing.join()
     monkeypatch.setattr(mvq.explore, "_run", measure)
-    report = explore(quick(codewords="16,32,64,128,256,512"), study, sampler="all", scheduler=scheduler)
+    report = explore(settings, study, sampler="all", scheduler=scheduler)
     assert report["trials"] == len(report["rows"]) == 6
 
 
