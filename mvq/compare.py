@@ -15,7 +15,7 @@ from rich.table import Table as ScreenTable
 from hdl.config import VARIANTS, MvqError, preset
 from mvq.paper import FIG19, FIG20, FIG20_VARIANTS, SIZES, TAB7, TITLES
 from mvq.pareto import draw_pareto
-from mvq.reports import AREA, EXPLORE, complete, describe, design_key, load_report
+from mvq.reports import AREA, ESTIMATE, EXPLORE, complete, describe, design_key, load_report
 
 __all__ = ["Column", "Design", "Measure", "Section", "Table", "compare", "draw", "load_reports", "screen_table"]
 __all__ += ["to_csv", "to_markdown"]
@@ -130,6 +130,9 @@ _NUMBERS = {
     "tops_per_watt": (EFFICIENCY, ".2f", "most"),
 }
 
+
+#: units that run networks.
+_WHOLE = (None, "accelerator")
 
 #: what a design must share with its preset to stand beside the paper's.
 _PAPERS = ("n", "m", "codewords", "vector_length", "wrf_depth")
@@ -306,19 +309,34 @@ def _section(title, library, policy, reports):
     designs = {}
     areas = [report for report in reports if any(getattr(row, "total_um2", None) is not None for row in report.rows)]
     notes = []
-    tools = [", ".join(f"{key} {value}" for key, value in report.tools.items()) for report in areas]
-    if len(set(tools)) > 1:
-        listed = "; ".join(f"{report.label}: {text}" for report, text in zip(areas, tools, strict=True))
-        notes.append(f"the reports were made with different tools: {listed}")
-    for report in reports:
+    for what, texts in (
+        ("tools", [", ".join(f"{key} {value}" for key, value in report.tools.items()) for report in areas]),
+        ("memories", [report.memories for report in areas]),
+    ):
+        if len(set(texts)) > 1:
+            listed = "; ".join(f"{report.label}: {text}" for report, text in zip(areas, texts, strict=True))
+            notes.append(f"the reports have different {what}: {listed}")
+    for report in sorted(reports, key=lambda report: report.kind == ESTIMATE):
         label = report.label if len(areas) > 1 else None
         for row in report.rows:
-            key = design_key(row.config), row.unit
-            if key not in designs:
-                designs[key] = Design(row.config, row.unit, row.variant, row.rows, row.columns)
-            for measure, value in _values(report, row, label):
-                designs[key].add(measure, value, report)
+            for design in _designs(designs, report, row):
+                for measure, value in _values(report, row, label):
+                    design.add(measure, value, report)
     return Section(title, library, policy, reports, list(designs.values()), notes)
+
+
+def _designs(designs, report, row):
+    """The designs that a row is about, of ``designs``, to which a new one is added: of `mvq estimate` all cores with
+    the same cycles, of others the one with the same configuration."""
+    if report.kind == ESTIMATE:
+        key = design_key(row.config, cycles=True)
+        found = [one for one in designs.values() if one.unit in _WHOLE and design_key(one.config, cycles=True) == key]
+        if found:
+            return found
+    key = design_key(row.config), row.unit
+    if key not in designs:
+        designs[key] = Design(row.config, row.unit, row.variant, row.rows, row.columns)
+    return [designs[key]]
 
 
 def _values(report, row, label):

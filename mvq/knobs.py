@@ -2,8 +2,9 @@
 
 import dataclasses
 import itertools
+import typing
 
-from hdl.config import VARIANTS, ConfigError, preset
+from hdl.config import VARIANTS, ArrayConfig, ConfigError, preset
 
 __all__ = ["ALL_PORTS", "DEFAULTS", "Space", "configuration"]
 
@@ -23,13 +24,23 @@ DEFAULTS = {
     "mask_path": ("direct", "lut"),
 }
 
-#: other knobs, which keep their presets' values.
-_OTHERS = ("columns", "vector_length", "prf_depth", "arf_depth", "psum_width", "stream_width")
+#: parameters that are no knobs: the variant says what they are, or they change neither area nor cycles of note.
+_NOT_KNOBS = ("weights", "tile", "n", "m", "index_width", "style", "gating_counter")
 
-_CODEBOOK = ("codewords", "crf_read_ports")
+#: other knobs, which keep their presets' values.
+_OTHERS = tuple(field.name for field in dataclasses.fields(ArrayConfig) if field.name not in (*DEFAULTS, *_NOT_KNOBS))
+
+#: knob -> words that it may be.
+_WORDS = {
+    field.name: typing.get_args(field.type)
+    for field in dataclasses.fields(ArrayConfig)
+    if all(isinstance(word, str) for word in typing.get_args(field.type)) and typing.get_args(field.type)
+}
+_WORDS["variant"] = tuple(VARIANTS)
+
+_CODEBOOK = ("codewords", "crf_read_ports", "codebook_memory")
 _MASKS = ("n:m", "mask_path")
 _DEPTHS = ("wrf_depth", "prf_depth", "arf_depth")
-_WORDS = {"variant": tuple(VARIANTS), "mask_path": ("direct", "lut")}
 
 
 def _value(knob, text):

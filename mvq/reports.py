@@ -30,8 +30,11 @@ FORMATS = {
     EXPLORE: ("mvq explore", 1),
 }
 
-#: fields that change neither what the array computes nor its cycles, by which rows of two reports could differ.
+#: fields of a configuration by which rows of one design may differ: they change neither its results nor its cycles,
+#: and its area hardly.
 _NOT_DESIGN = ("style", "gating_counter")
+#: and those that change area and power, but still no cycles.
+_NOT_CYCLES = (*_NOT_DESIGN, "codebook_memory")
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -138,6 +141,14 @@ class LoadedReport:
         return f"{self.liberty.name}{corner}, {self.liberty.sha256[:12]}"
 
     @property
+    def memories(self):
+        """What its memories are and where their areas come from, in words, or None."""
+        memories = self.content.get("memories") if self.kind == AREA else None
+        if not isinstance(memories, dict):
+            return None
+        return ", ".join(f"{name}: {value}" for name, value in memories.items() if value)
+
+    @property
     def command(self):
         """The command that wrote it."""
         return FORMATS[self.kind][0]
@@ -233,12 +244,12 @@ def _estimate_row(report):
     )
 
 
-def design_key(config):
-    """Hash by which rows of several reports are joined: that of the configuration without what does not change its
-    cycles or its results (``style``, ``gating_counter``)."""
-    plain = ArrayConfig(**config).to_dict()
-    text = json.dumps({name: value for name, value in plain.items() if name not in _NOT_DESIGN}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def design_key(config, cycles=False):
+    """Hash by which rows of several reports are joined: that of the configuration without what may differ in a design,
+    or with ``cycles`` without what leaves its cycles as they are."""
+    left_out = _NOT_CYCLES if cycles else _NOT_DESIGN
+    plain = {name: value for name, value in ArrayConfig(**config).to_dict().items() if name not in left_out}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def describe(config):

@@ -142,7 +142,17 @@ def test_two_reports_of_the_same_designs(load):
     table = designs_table(section)
     assert [column.heading for column in table.columns] == ["design", "a area, um2", "a vs EWS", "b area, um2"]
     assert table.texts()[1] == ["ews-cms-16x16", "500,000", "+25.0%", "450,000"]
-    assert section.notes == ["the reports were made with different tools: a: pyosys 0.70; b: pyosys 0.71"]
+    assert section.notes == ["the reports have different tools: a: pyosys 0.70; b: pyosys 0.71"]
+
+
+def test_memories_are_named(load):
+    memories = {"others": "sram", "codebook": [], "srams": {"macro": "a data sheet"}}
+    unit = [{**area_row(CMS, 9e5), "unit": "accelerator"}]
+    [section] = compare(load(a=report(AREAS), b=report(unit, memories=memories), c=estimated(CMS)))
+    expected = "a: None; b: others: sram, srams: {'macro': 'a data sheet'}"
+    assert section.notes == [f"the reports have different memories: {expected}"]
+    assert [design.name for design in section.designs][1:] == ["ews-cms-16x16", "ews-cms-16x16, accelerator"]
+    assert values(section, 1)["resnet18 cycles"] == values(section, 2)["resnet18 cycles"]
 
 
 def test_change_from_the_first_report(load):
