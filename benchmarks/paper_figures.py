@@ -31,31 +31,9 @@ from golden.files import replacing, write_text
 from golden.networks import NETWORKS, Network
 from hdl.accelerator_config import AcceleratorConfig
 from hdl.config import preset
+from mvq.paper import FIG15, FIG17, TITLES
 
-#: paper Fig. 17, 64x64: speed-up over WS of WS-CMS, EWS, EWS-CMS.
-FIG17 = {
-    "resnet18": (1.4, 1.2, 2.2),
-    "resnet50": (1.2, 1.3, 1.9),
-    "vgg16": (1.2, 1.3, 1.9),
-    "mobilenet_v1": (1.1, 1.3, 1.5),
-    "alexnet": (1.1, 1.4, 1.7),
-}
-#: paper Fig. 15: reduction at 16x16, 32x32, 64x64; the middle pair of VGG-16 was hard to read.
-FIG15 = {
-    "resnet18": (2.9, 3.6, 4.1),
-    "resnet50": (2.7, 3.2, 3.4),
-    "vgg16": (1.7, 2.4, 1.9),
-    "mobilenet_v1": (1.9, 2.0, 1.9),
-    "alexnet": (1.9, 2.3, 3.0),
-}
 VARIANTS = ("ws", "ws-cms", "ews", "ews-cms")
-TITLES = {
-    "resnet18": "ResNet-18",
-    "resnet50": "ResNet-50",
-    "vgg16": "VGG-16",
-    "mobilenet_v1": "MobileNet-v1",
-    "alexnet": "AlexNet",
-}
 #: Okabe-Ito colours, as in synth.plots.
 COLOURS = ("#56B4E9", "#E69F00", "#0072B2")
 

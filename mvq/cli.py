@@ -206,6 +206,7 @@ def _with_progress(title, stages, work):
 
 _SPEC = "package.module:callable of your own file, such as [bold]mynet:Net[/], or an .onnx file."
 _TRAIN = "Training"
+_ACCURACY = "Accuracy"
 _DATA = "Images: .npz, CIFAR-10, a folder of pictures, or ImageNet; see docs/compress.md."
 
 
@@ -444,35 +445,158 @@ def _load_data(path, input_shape, split, mean, std, size, resize, count):
 
 @app.command()
 def compare(
-    reports: Annotated[list[Path], typer.Argument(help="Reports that `mvq area --json` wrote.")],
-    csv: Annotated[bool, typer.Option("--csv", help="Write the table as CSV.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Write the table as Markdown.")] = False,
-    png: Annotated[bool, typer.Option("--png", help="Draw bars by block.")] = False,
-    out: Annotated[Path, typer.Option("--out", help="Where to write them; the endings are added.")] = Path(
-        "comparison"
-    ),
+    reports: Annotated[
+        list[Path], typer.Argument(help="JSON reports of `mvq area`, `timing`, `power`, `estimate`, `explore`.")
+    ],
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write one page with tables that sort, and plots; needs no network.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option("--png", help="Folder for pictures: bars by block, Pareto plots.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write all designs as CSV.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the tables as Markdown.")] = None,
+    separate: Annotated[
+        bool, typer.Option("--separate", help="A section for each library and policy; else they must be the same.")
+    ] = False,
 ):
-    """Put area reports side by side."""
+    """Put reports side by side, joined by configuration, and beside the paper's numbers."""
+    from rich.markup import escape
 
     from golden.files import write_text
-    from synth.area import draw_areas, load_report
-    from synth.tables import compare_table, comparison, to_csv, to_markdown
+    from mvq.compare import compare as join
+    from mvq.compare import csv_table, draw, load_reports, screen_table, section_tables, to_csv, to_markdown
 
-    labels = [path.stem for path in reports]
-    if len(set(labels)) < len(labels):
-        labels = [str(path) for path in reports]
-    loaded = list(zip(labels, map(load_report, reports), strict=True))
-    header, rows, notes = comparison(loaded)
+    loaded = load_reports(reports)
+    sections = join(loaded, separate)
     screen = _wide_console()
-    screen.print(compare_table(header, rows))
-    for note in notes:
-        screen.print(f"[yellow]note[/]: {note}")
-    for wanted, ending, text in ((csv, ".csv", to_csv), (markdown, ".md", to_markdown)):
-        if wanted:
-            screen.print(f"table: {write_text(f'{out}{ending}', text(header, rows))}")
+    for section in sections:
+        if section.title:
+            screen.print(f"[bold]{escape(section.title)}[/]", highlight=False, soft_wrap=True)
+        for note in section.notes:
+            screen.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
+        for table in section_tables(section):
+            screen.print(screen_table(table))
+    if csv:
+        screen.print(f"table: {write_text(csv, to_csv(csv_table(sections)))}", soft_wrap=True)
+    if markdown:
+        text = "\n".join(to_markdown(table) for section in sections for table in section_tables(section))
+        screen.print(f"tables: {write_text(markdown, text)}", soft_wrap=True)
     if png:
-        draw_areas([report for _, report in loaded], f"{out}.png", labels)
-        screen.print(f"picture: {out}.png")
+        for picture in draw(sections, png):
+            screen.print(f"picture: {picture}", soft_wrap=True)
+    if html:
+        from mvq.page import write_page
+
+        screen.print(f"page: {write_page(sections, loaded, html)}", soft_wrap=True)
+
+
+@app.command()
+def explore(
+    objectives: Annotated[str, typer.Option("--objectives", help="Some of area, cycles, energy, accuracy.")] = (
+        "area,cycles,energy"
+    ),
+    networks: Annotated[
+        list[str] | None,
+        typer.Option("--network", help="As for `mvq estimate`; may be repeated, cycles and energy are added up."),
+    ] = None,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Points in all, earlier ones included.")] = 50,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Values of a knob, such as [bold]variant=ews,ews-cms[/] or [bold]rows=32[/]."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for report, picture and study.")] = Path("exploration"),
+    study: Annotated[
+        str | None, typer.Option("--study", help="Database, such as postgresql://HOST/NAME; sqlite:///OUT/study.db.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Of the study in the database.")] = "mvq",
+    sampler: Annotated[str, typer.Option("--sampler", help="tpe, nsga2, or all: every point.")] = "tpe",
+    seed: Annotated[int, typer.Option("--seed", help="Of the sampler.")] = 0,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Address of a Dask scheduler; else own processes.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Own processes.")] = 2,
+    quick: Annotated[bool, typer.Option("--quick", help="Cycles and energy as with `mvq estimate --quick`.")] = False,
+    liberty: Annotated[str, typer.Option("--liberty", help="As for `mvq area`.")] = "nangate45",
+    register_files: Annotated[str, typer.Option("--register-files", help="As for `mvq area`.")] = "clock_gated",
+    accuracy: Annotated[
+        Path | None,
+        typer.Option("--accuracy", help="JSON table; see docs/explore.md.", rich_help_panel=_ACCURACY),
+    ] = None,
+    compressed: Annotated[
+        str | None, typer.Option("--compress", help=f"Measure it on {_SPEC}", rich_help_panel=_ACCURACY)
+    ] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Of --compress.", rich_help_panel=_ACCURACY)] = None,
+    shape: Annotated[str | None, typer.Option("--input", help="Of --compress.", rich_help_panel=_ACCURACY)] = None,
+    data: Annotated[Path | None, typer.Option("--data", help=_DATA, rich_help_panel=_ACCURACY)] = None,
+    fit: Annotated[
+        int, typer.Option("--reconstruct", min=0, help="Images to fit codewords to.", rich_help_panel=_ACCURACY)
+    ] = 0,
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, help="So many images; all by default.", rich_help_panel=_ACCURACY)
+    ] = None,
+    mean: Annotated[str | None, typer.Option("--mean", help="As for evaluate.", rich_help_panel=_ACCURACY)] = None,
+    std: Annotated[str | None, typer.Option("--std", help="As for evaluate.", rich_help_panel=_ACCURACY)] = None,
+    size: Annotated[int | None, typer.Option("--size", help="As for evaluate.", rich_help_panel=_ACCURACY)] = None,
+    resize: Annotated[int | None, typer.Option("--resize", help="As for evaluate.", rich_help_panel=_ACCURACY)] = None,
+):
+    """Search for the configurations that nothing else beats; goes on where it was stopped."""
+    from mvq.accuracy import AccuracyTable, CompressedAccuracy
+    from mvq.explore import Settings, draw, save, summary, tables
+    from mvq.explore import explore as search
+    from mvq.knobs import Space
+    from synth.flow import Policy
+    from synth.liberty import resolve_liberty
+
+    names = tuple(part.strip() for part in objectives.split(",") if part.strip())
+    source = AccuracyTable.read(accuracy) if accuracy else None
+    if compressed and source:
+        raise MvqError("--accuracy and --compress: give one of them")
+    if compressed:
+        if data is None:
+            raise MvqError("--data is missing: name the images that --compress is measured on")
+        source = CompressedAccuracy(
+            network=compressed,
+            data=data,
+            weights=weights,
+            input_shape=None if shape is None else _numbers(shape, "--input"),
+            mean=_reals(mean, "--mean"),
+            std=_reals(std, "--std"),
+            size=size,
+            resize=resize,
+            count=count,
+            reconstruct=fit,
+        )
+        source.check()
+    settings = Settings(
+        objectives=names,
+        space=Space.parse(changes or ()),
+        networks=tuple(networks or ()),
+        quick=quick,
+        liberty=resolve_liberty(liberty) if "area" in names else None,
+        policy=Policy(register_files=register_files),
+        accuracy=source,
+    )
+    report = _with_progress(
+        f"{', '.join(names)} over {settings.space.size:,} points",
+        {"explore": "exploring"},
+        lambda progress: search(
+            settings,
+            study or f"sqlite:///{out}/study.db",
+            name=name,
+            trials=trials,
+            sampler=sampler,
+            seed=seed,
+            scheduler=scheduler,
+            jobs=jobs,
+            progress=progress,
+        ),
+    )
+    screen = _wide_console()
+    for table in tables(report):
+        screen.print(table)
+    screen.print(summary(report), highlight=False)
+    screen.print(f"study: {report['study']['url']}, report: {save(report, out / 'explore.json')}", soft_wrap=True)
+    if picture := draw(report, out / "front.png"):
+        screen.print(f"picture: {picture}", soft_wrap=True)
 
 
 @app.command()

@@ -5,16 +5,15 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from multiprocessing import get_context
-from pathlib import Path
 
 from golden.files import write_text
-from hdl.config import VARIANTS, ConfigError, MvqError, load_config, preset
+from hdl.config import VARIANTS, ConfigError, load_config, preset
 from synth.flow import Policy, synthesise_all
 from synth.liberty import read_liberty, resolve_liberty
 from synth.plots import draw_areas
 from synth.tables import area_table
 
-__all__ = ["BLOCKS", "area_report", "area_table", "draw_areas", "expand", "load_report", "save_report"]
+__all__ = ["BLOCKS", "area_report", "area_table", "draw_areas", "expand", "save_report"]
 
 #: blocks of a core, in the order of tables and bars.
 BLOCKS = ("array", "codebook", "decoding and loading", "prf/arf", "requantisation", "control")
@@ -111,7 +110,7 @@ def _row(config, netlist, patterns, liberty, unit, reference):
     }
 
 
-def area_report(configs, liberty="nangate45", unit=None, policy=None, *, jobs=2, progress=None):
+def area_report(configs, liberty="nangate45", unit=None, policy=None, *, references=True, jobs=2, progress=None):
     """Synthesise ``configs`` and return the report as a JSON-ready dictionary.
 
     Parameters
@@ -120,6 +119,7 @@ def area_report(configs, liberty="nangate45", unit=None, policy=None, *, jobs=2,
     liberty : see :func:`synth.liberty.resolve_liberty`.
     unit : synthesise one unit of each configuration (see :data:`hdl.units.UNITS`) instead of the core.
     policy : :class:`synth.flow.Policy`, the same for all rows.
+    references : compare whole cores with plain EWS of the same size and choices, which is synthesised, too.
     jobs : processes at a time.
     progress : called as ``progress(stage, done, total)`` with stage ``generate`` or ``synthesise``.
 
@@ -130,7 +130,7 @@ def area_report(configs, liberty="nangate45", unit=None, policy=None, *, jobs=2,
     policy = policy or Policy()
     library = read_liberty(resolve_liberty(liberty))
     started = time.monotonic()
-    references = [] if unit else [_reference(config) for config in configs]
+    references = [_reference(config) for config in configs] if references and not unit else []
     needed = list(dict.fromkeys([*configs, *references]))
     designs = _generate_all(needed, unit, policy.style, jobs, progress)
     netlists = synthesise_all(
@@ -144,7 +144,7 @@ def area_report(configs, liberty="nangate45", unit=None, policy=None, *, jobs=2,
 
     def row(config):
         netlist, patterns = found[config]
-        reference = None if unit else found[_reference(config)][0].total()[0]
+        reference = found[_reference(config)][0].total()[0] if references else None
         return _row(config, netlist, patterns, library, unit, reference)
 
     return {
@@ -191,23 +191,3 @@ def _generate_all(configs, unit, style, jobs, progress):
 def save_report(report, path):
     """Write ``report`` to ``path`` as JSON, through a temporary name."""
     write_text(path, json.dumps(report, indent=2) + "\n")
-
-
-def load_report(path):
-    """Read a report.
-
-    Raises
-    ------
-    MvqError : the file is missing, is not a report, or comes from a newer version.
-    """
-    try:
-        report = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise MvqError(f"the report {path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise MvqError(f"the report {path} is not JSON ({error})") from error
-    if not isinstance(report, dict) or report.get("format") != FORMAT:
-        raise MvqError(f"{path} is not an area report of `mvq area`")
-    if report["format_version"] > FORMAT_VERSION:
-        raise MvqError(f"{path} has format version {report['format_version']}; this mvq reads up to {FORMAT_VERSION}")
-    return report

@@ -2,10 +2,10 @@
 
 from golden.files import replacing
 
-__all__ = ["draw_areas"]
+__all__ = ["COLOURS", "draw_areas"]
 
 #: Okabe-Ito colours: distinct for colour-blind readers and in grey.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#999999", "#D55E00", "#F0E442")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#999999", "#D55E00", "#F0E442")
 
 
 def draw_areas(reports, path, labels=None):
@@ -25,7 +25,7 @@ def draw_areas(reports, path, labels=None):
     labels = labels or [""] * len(reports)
     sizes = [list(dict.fromkeys((row["rows"], row["columns"]) for row in report["rows"])) for report in reports]
     blocks = list(dict.fromkeys(block for report in reports for row in report["rows"] for block in row["blocks"]))
-    colours = {block: _COLOURS[index % len(_COLOURS)] for index, block in enumerate(blocks)}
+    colours = {block: COLOURS[index % len(COLOURS)] for index, block in enumerate(blocks)}
     columns = max(map(len, sizes))
     figure, axes = plt.subplots(
         len(reports),

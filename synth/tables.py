@@ -1,12 +1,9 @@
-"""Area reports as tables: on the screen, as CSV and as Markdown."""
-
-import csv
-import io
+"""Area reports as tables on the screen."""
 
 from rich import box
 from rich.table import Table
 
-__all__ = ["area_table", "compare_table", "comparison", "to_csv", "to_markdown"]
+__all__ = ["area_table"]
 
 
 #: block -> heading, where the name is too long for a column of numbers.
@@ -64,75 +61,3 @@ def area_table(report):
             _percent(row["vs_ews"]),
         )
     return table
-
-
-def comparison(reports):
-    """Reports side by side.
-
-    Parameters
-    ----------
-    reports : list of (label, report).
-
-    Returns
-    -------
-    header : column names.
-    rows : lists of text, one for each (variant, rows, columns, unit).
-    notes : what makes the reports differ besides the designs.
-    """
-    first = reports[0][0]
-    header = ["variant", "rows", "columns", "unit"]
-    for label, _ in reports:
-        header += [f"{label} um2", f"{label} vs EWS", *([f"{label} vs {first}"] if label != first else [])]
-    keys = list(dict.fromkeys(_key(row) for _, report in reports for row in report["rows"]))
-    found = [{_key(row): row for row in report["rows"]} for _, report in reports]
-    rows = []
-    for key in keys:
-        line = [key[0], str(key[1]), str(key[2]), key[3] or "core"]
-        base = found[0].get(key)
-        for (label, _), by_key in zip(reports, found, strict=True):
-            row = by_key.get(key)
-            line += [_area(row["total_um2"]) if row else "", _percent(row and row["vs_ews"])]
-            if label != first:
-                line.append(_percent(row["total_um2"] / base["total_um2"] - 1) if row and base else "")
-        rows.append(line)
-    notes = []
-    for what, get in (
-        ("libraries", lambda report: f"{report['liberty']['name']} {report['liberty']['sha256'][:12]}"),
-        ("policies", lambda report: ", ".join(f"{key} = {value}" for key, value in report["policy"].items())),
-        ("tools", lambda report: ", ".join(f"{key} {value}" for key, value in report["tools"].items())),
-    ):
-        values = [get(report) for _, report in reports]
-        if len(set(values)) > 1:
-            listed = "; ".join(f"{label}: {value}" for (label, _), value in zip(reports, values, strict=True))
-            notes.append(f"the reports have different {what}: {listed}")
-    return header, rows, notes
-
-
-def _key(row):
-    return row["variant"], row["rows"], row["columns"], row["unit"]
-
-
-def compare_table(header, rows):
-    """Screen form of :func:`comparison`."""
-    table = Table(title="Area side by side")
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index in (0, 3) else "right", no_wrap=index == 0)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def to_csv(header, rows):
-    """CSV form of :func:`comparison`, numbers without thousands separators."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([cell.replace(",", "") for cell in row] for row in rows)
-    return text.getvalue()
-
-
-def to_markdown(header, rows):
-    """Markdown form of :func:`comparison`."""
-    right = [index not in (0, 3) for index in range(len(header))]
-    lines = [header, ["---:" if flag else "---" for flag in right], *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

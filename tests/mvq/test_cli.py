@@ -50,13 +50,15 @@ def test_help_starts_at_once():
         "from mvq.cli import app",
         "from mvq.generate import write_design",
         "from synth.area import area_report, area_table, draw_areas",
+        "from mvq.compare import compare",
+        "from mvq.explore import explore",
     ],
 )
 def test_heavy_packages_stay_out(code):
-    """torch is for compression only, and matplotlib for pictures only."""
+    """torch is for compression only, matplotlib for pictures, bokeh for pages, optuna and dask for searches."""
     script = f"import sys\n{code}\nprint(*sys.modules, sep='\\n')"
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "matplotlib", "scipy", "sklearn"} & set(modules)
+    assert not {"torch", "matplotlib", "scipy", "sklearn", "bokeh", "optuna", "dask", "sqlalchemy"} & set(modules)
 
 
 def test_version():
@@ -103,12 +105,16 @@ def test_area_report(report_file):
 def test_compare(report_file, tmp_path):
     other = tmp_path / "other.json"
     other.write_text(report_file.read_text())
-    result = run("compare", report_file, other, "--csv", "--markdown", "--png", "--out", tmp_path / "side")
+    files = [tmp_path / name for name in ("side.csv", "side.md", "pictures", "side.html")]
+    options = [word for pair in zip(("--csv", "--markdown", "--png", "--html"), files, strict=True) for word in pair]
+    result = run("compare", report_file, other, *options)
     assert result.returncode == 0, result.stderr
-    assert "other vs" in result.stdout
-    assert (tmp_path / "side.csv").read_text().startswith("variant,rows,columns,unit,decoder um2")
-    assert (tmp_path / "side.md").read_text().startswith("| variant |")
-    assert (tmp_path / "side.png").stat().st_size > 1000
+    assert "Area by block, um2: other" in result.stdout
+    assert all(str(path) in result.stdout for path in files)
+    assert (tmp_path / "side.csv").read_text().startswith("library,policy,design,variant,rows,columns,unit,")
+    assert "| ews-cms-16x16, mask_decoder |" in (tmp_path / "side.md").read_text()
+    assert (tmp_path / "pictures" / "area.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "side.html").read_text().startswith("<!doctype html>")
 
 
 @pytest.mark.parametrize(
