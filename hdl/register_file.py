@@ -8,6 +8,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .config import address_width
+from .latch import latch_word, stores_in_latches
 
 __all__ = ["RegisterFile", "WordSelect", "any_of", "one_hot", "select"]
 
@@ -80,7 +81,8 @@ class WordSelect:
 class RegisterFile(wiring.Component):
     """``depth`` words of ``width`` bits, read combinationally.
 
-    ``structural`` is flip-flops and AND-OR trees, ``behavioural`` a memory with asynchronous read ports.
+    ``structural`` is flip-flops (or latches, where the Verilog is generated with them) and AND-OR trees,
+    ``behavioural`` a memory with asynchronous read ports.
 
     Latency: a written word is readable in the next cycle; reads take none.
 
@@ -90,6 +92,8 @@ class RegisterFile(wiring.Component):
     style : see :class:`~hdl.config.ArrayConfig`.
     read_ports : independent read ports.
     module_name : name of the module in Verilog.
+    read_during_write : a word may be read in the cycle in which it is written. If not, and if ``write`` comes from
+        registers, latches need no register of their own; see :mod:`hdl.latch`.
 
     Members
     -------
@@ -100,8 +104,9 @@ class RegisterFile(wiring.Component):
 
     latency = 1
 
-    def __init__(self, depth, width, *, style, module_name, read_ports=1):
+    def __init__(self, depth, width, *, style, module_name, read_ports=1, read_during_write=True):
         self.depth, self.width, self.read_ports, self.module_name = depth, width, read_ports, module_name
+        self.read_during_write = read_during_write
         self.words = WordSelect(depth, style)
         super().__init__(
             {
@@ -115,7 +120,7 @@ class RegisterFile(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         if self.words.style == "structural" or self.depth == 1:
-            self._flip_flops(m)
+            self._words(m, self._latches(m) if stores_in_latches(platform) else self._flip_flops(m))
         else:
             self._memory(m)
         return m
@@ -125,6 +130,19 @@ class RegisterFile(wiring.Component):
         for index, word in enumerate(words):
             with m.If(self.write[index]):
                 m.d.sync += word.eq(self.data)
+        return words
+
+    def _latches(self, m):
+        data = self.data
+        if self.read_during_write:
+            data = Signal(self.width, name="data_held", reset_less=True)
+            m.d.sync += data.eq(self.data)
+        return [
+            latch_word(m, f"word_{index}", self.write[index], data, low=not self.read_during_write)
+            for index in range(self.depth)
+        ]
+
+    def _words(self, m, words):
         for port in range(self.read_ports):
             value = words[0] if self.depth == 1 else select(words, [self.select[port][i] for i in range(self.depth)])
             m.d.comb += self.value[port].eq(value)

@@ -80,10 +80,10 @@ def _reference(config):
     return preset("ews", config.rows, config.columns, **_changes(config, "ews"))
 
 
-def _generate(config, unit, style):
+def _generate(config, unit, policy):
     from hdl.verilog import generate  # loads Amaranth, in a process of its own
 
-    design = generate(config.replace(style=style), unit)
+    design = generate(config.replace(style=policy.style), unit, storage=policy.storage)
     return design.text, design.top, design.blocks
 
 
@@ -129,10 +129,11 @@ def area_report(configs, liberty="nangate45", unit=None, policy=None, *, jobs=2,
     """
     policy = policy or Policy()
     library = read_liberty(resolve_liberty(liberty))
+    policy.check(library)
     started = time.monotonic()
     references = [] if unit else [_reference(config) for config in configs]
     needed = list(dict.fromkeys([*configs, *references]))
-    designs = _generate_all(needed, unit, policy.style, jobs, progress)
+    designs = _generate_all(needed, unit, policy, jobs, progress)
     netlists = synthesise_all(
         [(config.name, text, top) for config, (text, top, _) in zip(needed, designs, strict=True)],
         library,
@@ -167,15 +168,15 @@ def area_report(configs, liberty="nangate45", unit=None, policy=None, *, jobs=2,
     }
 
 
-def _generate_all(configs, unit, style, jobs, progress):
+def _generate_all(configs, unit, policy, jobs, progress):
     """[(text, top, blocks)] in the order of ``configs``, elaborated in ``jobs`` processes."""
     if len(configs) == 1:
-        found = [_generate(configs[0], unit, style)]
+        found = [_generate(configs[0], unit, policy)]
         if progress:
             progress("generate", 1, 1)
         return found
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_generate, config, unit, style) for config in configs]
+        futures = [pool.submit(_generate, config, unit, policy) for config in configs]
         found = []
         try:
             for done, future in enumerate(futures, 1):

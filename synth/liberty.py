@@ -4,6 +4,7 @@ Yosys's own Liberty reader does the parsing, so detection and mapping see the sa
 take 0.1 s.
 """
 
+import fnmatch
 import hashlib
 import json
 import os
@@ -40,9 +41,12 @@ class Liberty:
     sha256 : of the file's bytes.
     corner : nominal voltage and temperature, as far as the file says.
     areas : cell -> area in the library's unit (um2).
-    flip_flops, clock_gates : names of the flip-flop and of the integrated clock-gating cells.
+    flip_flops, latches, clock_gates : names of the flip-flop, latch and integrated clock-gating cells.
+    latch : (cell, enable pin, data pin, output pin, {reset pin: level that does not reset}) of the smallest latch that
+        is open while its enable is high, or None.
     nand2_area : area of the smallest two-input NAND, the gate equivalent.
     full_adder, half_adder : (cell, input pins, sum pin, carry pin) of the smallest adder cells, or None.
+    nor2, and2 : (cell, input pins, output pin) of the smallest such gates, or None.
     """
 
     name: str
@@ -55,6 +59,10 @@ class Liberty:
     nand2_area: float
     full_adder: tuple | None
     half_adder: tuple | None
+    latches: tuple = ()
+    latch: tuple | None = None
+    nor2: tuple | None = None
+    and2: tuple | None = None
 
 
 def nangate45_path():
@@ -176,6 +184,44 @@ def _adder(modules, tables, areas, inputs, total, carry):
     return min(found)[1:] if found else None
 
 
+def _gate(modules, tables, areas, table):
+    """(cell, inputs, output pin) of the smallest gate of two inputs with this function."""
+    found = [
+        (areas[cell], cell, tuple(pin for pin, port in modules[cell]["ports"].items() if port["direction"] == "input"))
+        for cell, outputs in tables.items()
+        if list(outputs.values()) == [table] and _inputs(modules[cell]) == 2
+    ]
+    return (*min(found)[1:], *tables[min(found)[1]]) if found else None
+
+
+def _latch(modules, areas, banned):
+    """The smallest latch, as in :class:`Liberty`."""
+    found = []
+    for cell, module in modules.items():
+        if cell in banned or not areas[cell]:
+            continue
+        ports = {port["bits"][0]: pin for pin, port in module["ports"].items()}
+        inputs = {pin for pin, port in module["ports"].items() if port["direction"] == "input"}
+        inverted = {
+            gate["connections"]["Y"][0]: gate["connections"]["A"][0]
+            for gate in module["cells"].values()
+            if gate["type"] == "$_NOT_"
+        }
+        for gate in module["cells"].values():
+            if gate["type"] not in ("$_DLATCH_P_", "$_DLATCH_PP0_", "$_DLATCH_PN0_"):
+                continue
+            bits = {name: connection[0] for name, connection in gate["connections"].items()}
+            enable, data, output = (ports.get(bits[name]) for name in "EDQ")
+            tied = {}
+            if "R" in bits:  # a reset that never comes
+                level = gate["type"] == "$_DLATCH_PN0_"
+                source = bits["R"] if bits["R"] in ports else inverted.get(bits["R"])
+                tied = {ports.get(source): int(level if source == bits["R"] else not level)}
+            if output and {enable, data, *tied} == inputs:
+                found.append((areas[cell], cell, enable, data, output, tied))
+    return min(found, key=lambda latch: latch[:2])[1:] if found else None
+
+
 def read_liberty(path):
     """Read the library at ``path`` into a :class:`Liberty`.
 
@@ -212,6 +258,7 @@ def read_liberty(path):
             f"the library {path} has no flip-flop, so it cannot hold the design: choose one with sequential cells"
         )
     banned = {match[1] for match in _cells_with(text, r"dont_use\s*:\s*\"?true")}
+    banned |= {cell for cell in modules for pattern in DONT_USE if fnmatch.fnmatchcase(cell, pattern)}
     tables = {
         cell: outputs
         for cell, module in modules.items()
@@ -224,6 +271,9 @@ def read_liberty(path):
     ]
     if not nands:
         raise LibertyError(f"the library {path} has no two-input NAND, the unit of gate equivalents")
+    gates = _cells_with(text, r"clock_gating_integrated_cell\s*:")
+    for gate in gates:  # Yosys leaves out cells whose function the library does not give as a formula
+        areas[gate[1]] = float(re.compile(r"\barea\s*:\s*\"?([-+.\deE]+)").search(text, gate.end())[1])
     voltage, temperature = (re.search(rf"\bnom_{name}\s*:\s*\"?([-\d.]+)", text) for name in ("voltage", "temperature"))
     corner = " ".join(f"{float(match[1]):g} {unit}" for match, unit in ((voltage, "V"), (temperature, "C")) if match)
     return Liberty(
@@ -233,10 +283,14 @@ def read_liberty(path):
         corner=corner,
         areas=areas,
         flip_flops=flip_flops,
-        clock_gates=tuple(match[1] for match in _cells_with(text, r"clock_gating_integrated_cell\s*:")),
+        clock_gates=tuple(gate[1] for gate in gates),
         nand2_area=min(nands),
         full_adder=_adder(modules, tables, areas, 3, 0b10010110, 0b11101000),
         half_adder=_adder(modules, tables, areas, 2, 0b0110, 0b1000),
+        latches=tuple(cell for cell, kinds in types.items() if any(kind.startswith("$_DLATCH") for kind in kinds)),
+        latch=_latch(modules, areas, banned),
+        nor2=_gate(modules, tables, areas, 0b0001),
+        and2=_gate(modules, tables, areas, 0b1000),
     )
 
 

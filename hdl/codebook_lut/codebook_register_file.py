@@ -4,6 +4,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from ..latch import stores_in_latches
 from ..register_file import RegisterFile, any_of, one_hot
 from ..verilog import place
 
@@ -14,8 +15,8 @@ _BANK = 32
 
 
 class CodebookRegisterFile(wiring.Component):
-    """k codewords of d weights. A written codeword can be read in the next cycle (``latency`` = 1); reads are
-    combinational.
+    """k codewords of d weights. A written codeword can be read in the next cycle (``latency`` = 1), or one later where
+    it is kept in latches; reads are combinational.
 
     Parameters
     ----------
@@ -55,7 +56,12 @@ class CodebookRegisterFile(wiring.Component):
     def _file(self, depth, name):
         width, ports = self.config.vector_length * 8, self.config.crf_read_ports
         return RegisterFile(
-            depth, width, style=self.config.style, read_ports=ports, module_name=f"{name}_{depth}x{width}"
+            depth,
+            width,
+            style=self.config.style,
+            read_ports=ports,
+            module_name=f"{name}_{depth}x{width}",
+            read_during_write=False,
         )
 
     def _memory(self, m, platform):
@@ -68,6 +74,11 @@ class CodebookRegisterFile(wiring.Component):
         config = self.config
         width, ports = config.vector_length * 8, config.crf_read_ports
         low_width = min(config.index_width, (_BANK - 1).bit_length())
+        write, write_index, codeword = self.write, self.write_index, self.codeword
+        if stores_in_latches(platform):  # they want what they take from registers
+            write = Signal()
+            write_index, codeword = Signal.like(self.write_index), Signal(width, reset_less=True)
+            m.d.sync += [write.eq(self.write), write_index.eq(self.write_index), codeword.eq(self.codeword)]
 
         def decode(name, index):
             """One-hot word lines inside a bank, and one-hot bank lines."""
@@ -75,7 +86,7 @@ class CodebookRegisterFile(wiring.Component):
             high = index[low_width:]
             return words, [high == bank if len(high) else 1 for bank in range(1 << len(high))]
 
-        written, write_banks = decode("write", self.write_index)
+        written, write_banks = decode("write", write_index)
         reads = [decode(f"read_{port}", self.indices[port]) for port in range(ports)]
         values = [[] for _ in range(ports)]
         for bank, start in enumerate(range(0, config.codewords, _BANK)):
@@ -83,9 +94,9 @@ class CodebookRegisterFile(wiring.Component):
             crf = place(m, platform, f"bank_{bank}", self._file(depth, "crf_bank"))
             enable = Signal(name=f"write_bank_{bank}")
             m.d.comb += [
-                enable.eq(self.write & write_banks[bank]),
+                enable.eq(write & write_banks[bank]),
                 crf.write.eq(written[:depth] & enable.replicate(depth)),
-                crf.data.eq(self.codeword),
+                crf.data.eq(codeword),
             ]
             for port, (words, banks) in enumerate(reads):
                 hit = Signal(name=f"read_{port}_bank_{bank}")

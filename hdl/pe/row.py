@@ -65,7 +65,9 @@ class Row(wiring.Component):
     def _register_file(self, m, platform, name, data, select):
         """What register file ``name`` reads at ``select``; ``data`` is written to it."""
         depth, style = self.config.wrf_depth, self.config.style
-        file = RegisterFile(depth, len(data), style=style, module_name=f"{name}_{depth}x{len(data)}")
+        file = RegisterFile(
+            depth, len(data), style=style, module_name=f"{name}_{depth}x{len(data)}", read_during_write=False
+        )
         place(m, platform, name, file)
         m.d.comb += [file.write.eq(self.write), file.data.eq(data), file.select[0].eq(select)]
         return file.value[0]

@@ -99,7 +99,7 @@ def test_blocks_take_the_longest_path(netlist):
     )
 
 
-def test_a_shared_module_is_synthesised_once(nangate45, monkeypatch):
+def test_a_shared_module_is_synthesised_once(nangate45, monkeypatch, cache):
     jobs = []
 
     def count(what, commands, folder, *, modules=(), placed=()):
@@ -202,5 +202,5 @@ def test_crash_of_yosys(tmp_path, monkeypatch, script, reason):
 
 
 def test_unknown_policy():
-    with pytest.raises(MvqError, match="must be one of clock_gated, flip_flop"):
-        Policy(register_files="latches")
+    with pytest.raises(MvqError, match="must be one of clock_gated, flip_flop, latch"):
+        Policy(register_files="dram")
