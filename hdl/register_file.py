@@ -9,8 +9,9 @@ from amaranth.lib.wiring import In, Out
 
 from .config import address_width
 from .latch import latch_word, stores_in_latches
+from .verilog import place
 
-__all__ = ["RegisterFile", "WordSelect", "any_of", "one_hot", "select"]
+__all__ = ["AndOr", "RegisterFile", "WordSelect", "any_of", "one_hot", "select", "selected"]
 
 
 def one_hot(m, name, binary, count, enable=None):
@@ -33,6 +34,49 @@ def select(words, lines):
     """AND-OR of ``words`` with the one-hot ``lines``; all zeros when no line is set. It maps to less area than a binary
     multiplexer."""
     return any_of([word & line.replicate(len(word)) for word, line in zip(words, lines, strict=True)])
+
+
+class AndOr(wiring.Component):
+    """``none = ~((word_0 & line_0) | (word_1 & line_1) | ...)``: what synthesis maps to the library's AND-OR-INVERT cells,
+    where it has one of that size. Combinational.
+
+    Parameters
+    ----------
+    count, width : words, and bits of each.
+
+    Members
+    -------
+    words : In(width) for each word; ``lines`` : In(count). ``none`` : Out(width).
+    """
+
+    latency = 0
+
+    def __init__(self, count, width):
+        self.count, self.width = count, width
+        self.module_name = f"mvq_and_or_{count}x{width}"
+        super().__init__({"words": In(width).array(count), "lines": In(count), "none": Out(width)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.comb += self.none.eq(~select([*self.words], [*self.lines]))
+        return m
+
+
+def selected(m, platform, name, words, lines):
+    """:func:`select` from AND-OR-INVERT cells, which take less than gates: of three words where there are many, of two
+    where that leaves fewer to join."""
+    size = 3 if len(words) > 16 else 2
+    unselected = []
+    for start in range(0, len(words), size):
+        own, chosen = words[start : start + size], lines[start : start + size]
+        if len(own) == 1:
+            unselected.append(~select(own, chosen))
+            continue
+        part = place(m, platform, f"{name}_{start}", AndOr(len(own), len(own[0])))
+        m.d.comb += [to.eq(word) for to, word in zip(part.words, own, strict=True)]
+        m.d.comb += part.lines.eq(Cat(*chosen))
+        unselected.append(part.none)
+    return any_of([~value for value in unselected])
 
 
 @dataclass(frozen=True)
@@ -120,7 +164,8 @@ class RegisterFile(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         if self.words.style == "structural" or self.depth == 1:
-            self._words(m, self._latches(m) if stores_in_latches(platform) else self._flip_flops(m))
+            words = self._latches(m) if stores_in_latches(platform) else self._flip_flops(m)
+            self._read(m, platform, words)
         else:
             self._memory(m)
         return m
@@ -142,10 +187,12 @@ class RegisterFile(wiring.Component):
             for index in range(self.depth)
         ]
 
-    def _words(self, m, words):
-        for port in range(self.read_ports):
-            value = words[0] if self.depth == 1 else select(words, [self.select[port][i] for i in range(self.depth)])
-            m.d.comb += self.value[port].eq(value)
+    def _read(self, m, platform, words):
+        for port, (chosen, value) in enumerate(zip(self.select, self.value, strict=True)):
+            if self.depth == 1:
+                m.d.comb += value.eq(words[0])
+            else:
+                m.d.comb += value.eq(selected(m, platform, f"read_{port}", words, [*chosen]))
 
     def _memory(self, m):
         m.submodules.memory = memory = Memory(shape=self.width, depth=self.depth, init=[])

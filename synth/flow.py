@@ -32,8 +32,8 @@ ABC_SCRIPT = "strash;ifraig;scorr;dc2;dch -f;amap -F 4 -A 20"
 #: modules of the generated Verilog that stand for adder cells of the library.
 ADDERS = ("mvq_full_adder", "mvq_half_adder")
 
-#: all modules that stand for cells of the library.
-PRIMITIVES = (*ADDERS, *LATCH_MODULES)
+#: AND-OR modules of the generated Verilog: words, and bits of each; see :class:`hdl.register_file.AndOr`.
+_AND_OR = re.compile(r"mvq_and_or_(\d+)x(\d+)")
 
 #: what a register file may be made of; see :class:`Policy`.
 REGISTER_FILES = ("clock_gated", "flip_flop", "latch")
@@ -200,6 +200,11 @@ class Netlist:
         return areas
 
 
+def _is_primitive(name):
+    """True for a module of the generated Verilog that stands for cells of the library."""
+    return name in ADDERS or name in LATCH_MODULES or _AND_OR.fullmatch(name) is not None
+
+
 def _split(text):
     """{module name: its text}."""
     found = re.finditer(r"^module\s+(\\\S+|\w+).*?^endmodule\b[^\n]*", text, flags=re.MULTILINE | re.DOTALL)
@@ -280,6 +285,30 @@ endmodule
 """
 
 
+def _and_or_map(liberty, names):
+    """Verilog for techmap: AND-OR modules become AND-OR-INVERT cells, or gates where the library has none."""
+    text = []
+    for name in names:
+        count, width = map(int, _AND_OR.fullmatch(name).groups())
+        words = [f"words__{index}" for index in range(count)]
+        if count in liberty.and_or:
+            cell, pairs, output = liberty.and_or[count]
+            pins = ", ".join(
+                f".{data}({word}[i]), .{line}(lines[{index}])"
+                for index, (word, (data, line)) in enumerate(zip(words, pairs, strict=True))
+            )
+            body = f"\\{cell} cell ({pins}, .{output}(none[i]));"
+        else:
+            products = " | ".join(f"({word}[i] & lines[{index}])" for index, word in enumerate(words))
+            body = f"assign none[i] = ~({products});"
+        text.append(
+            f"module {name}({', '.join(words)}, lines, none);\ninput [{width - 1}:0] {', '.join(words)};\n"
+            f"input [{count - 1}:0] lines; output [{width - 1}:0] none;\ngenvar i;\n"
+            f"generate for (i = 0; i < {width}; i = i + 1) begin: bits {body} end endgenerate\nendmodule\n"
+        )
+    return "".join(text)
+
+
 def _enable_map():
     """Verilog for techmap: a synchronous reset moves into data and enable, or Yosys would not gate that register."""
     text = []
@@ -340,8 +369,10 @@ def _commands(folder, liberty, policy, has_children, keep, top):
     return [*commands, f"tee -q -o {quote(folder / 'stat.json')} stat {library.split(' -dont_use')[0]} -json"]
 
 
-def _primitive_map(liberty):
-    return _adder_map(liberty) + (_latch_map(liberty) if liberty.latch else "")
+def _primitive_map(liberty, names):
+    """Verilog for techmap of all primitives; ``names`` are those that are used."""
+    latches = _latch_map(liberty) if liberty.latch else ""
+    return _adder_map(liberty) + latches + _and_or_map(liberty, [name for name in names if _AND_OR.fullmatch(name)])
 
 
 def _run_job(what, names, modules, liberty, policy, folder, keep, top=None):
@@ -351,10 +382,10 @@ def _run_job(what, names, modules, liberty, policy, folder, keep, top=None):
     others = sorted({child for name in names for child in _children(name, modules)} - set(names))
     (folder / "modules.v").write_text("\n".join(modules[name] for name in names))
     (folder / "children.v").write_text("\n".join(modules[name] for name in others))
-    (folder / "primitives.v").write_text(_primitive_map(liberty))
+    (folder / "primitives.v").write_text(_primitive_map(liberty, modules))
     (folder / "enables.v").write_text(_enable_map())
     (folder / "map.abc").write_text(policy.abc_script.replace(";", "\n") + "\n")
-    placed = [name for name in modules if name not in PRIMITIVES]
+    placed = [name for name in modules if not _is_primitive(name)]
     commands = _commands(folder, liberty, policy, bool(others), keep, top)
     instances = run_yosys(what, commands, folder, modules=None if top else names, placed=None if top else placed)
     log = folder / "yosys.log"
@@ -382,7 +413,8 @@ def _run_job(what, names, modules, liberty, policy, folder, keep, top=None):
 
 def _cache_key(key, liberty, policy):
     """Hash of all that the area of a module depends on."""
-    script = [*_commands(Path(), liberty, policy, True, False, None), _primitive_map(liberty), _enable_map()]
+    script = [*_commands(Path(), liberty, policy, True, False, None), _primitive_map(liberty, ["mvq_and_or_2x1", "mvq_and_or_3x1"])]
+    script.append(_enable_map())
     script = [line.replace(str(liberty.path), "") for line in script]
     return cache.content_key(key, liberty.sha256, asdict(policy), version("pyosys"), script)
 
@@ -439,7 +471,7 @@ def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, fold
         split.append(modules)
     shared = policy.hierarchy == "shared"
     if shared:
-        keys = [{name: _key(name, modules) for name in modules if name not in PRIMITIVES} for modules in split]
+        keys = [{name: _key(name, modules) for name in modules if not _is_primitive(name)} for modules in split]
     else:
         keys = [{top: cache.content_key(modules, top)} for modules, (_, _, top) in zip(split, designs, strict=True)]
     entries = {key: _cache_key(key, liberty, policy) for own in keys for key in own.values()}
@@ -459,7 +491,7 @@ def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, fold
     def run(job):
         number, (_, index, name, fresh) = job
         top = None if shared else designs[index][2]
-        names = fresh if shared else [module for module in split[index] if module not in PRIMITIVES]
+        names = fresh if shared else [module for module in split[index] if not _is_primitive(module)]
         where = base / f"{number}-{name}"
         areas = _run_job(f"synthesis of {name}", names, split[index], liberty, policy, where, bool(folder), top)
         for module in fresh:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from golden.files import cache_folder
@@ -47,6 +47,8 @@ class Liberty:
     nand2_area : area of the smallest two-input NAND, the gate equivalent.
     full_adder, half_adder : (cell, input pins, sum pin, carry pin) of the smallest adder cells, or None.
     nor2, and2 : (cell, input pins, output pin) of the smallest such gates, or None.
+    and_or : number of products -> (cell, pairs of input pins, output pin) of the smallest AND-OR-INVERT cell of so many
+        products of two.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Liberty:
     latch: tuple | None = None
     nor2: tuple | None = None
     and2: tuple | None = None
+    and_or: dict = field(default_factory=dict)
 
 
 def nangate45_path():
@@ -146,7 +149,7 @@ def _truth_tables(module):
     """{output pin: truth table as an integer} of a combinational cell in Yosys's JSON, or None for any other cell."""
     pins = module["ports"].items()
     inputs = [pin for pin, port in pins if port["direction"] == "input"]
-    if len(inputs) > 3:
+    if len(inputs) > 6:
         return None
     lines = 1 << len(inputs)
     every = (1 << lines) - 1
@@ -192,6 +195,35 @@ def _gate(modules, tables, areas, table):
         if list(outputs.values()) == [table] and _inputs(modules[cell]) == 2
     ]
     return (*min(found)[1:], *tables[min(found)[1]]) if found else None
+
+
+def _pairings(pins):
+    """Every way to put ``pins`` into pairs."""
+    if not pins:
+        yield ()
+        return
+    first, *others = pins
+    for partner in others:
+        for rest in _pairings([pin for pin in others if pin != partner]):
+            yield ((first, partner), *rest)
+
+
+def _and_or(modules, tables, areas, products):
+    """(cell, pairs of inputs, output pin) of the smallest AND-OR-INVERT cell of ``products`` pairs, or None."""
+    lines = range(1 << 2 * products)
+    found = []
+    for cell, outputs in tables.items():
+        pins = [pin for pin, port in modules[cell]["ports"].items() if port["direction"] == "input"]
+        if len(pins) != 2 * products or len(outputs) != 1:
+            continue
+        [(output, table)] = outputs.items()
+        place = {pin: index for index, pin in enumerate(pins)}
+        for pairs in _pairings(pins):
+            ands = [sum(1 << place[pin] for pin in pair) for pair in pairs]
+            if table == sum(1 << line for line in lines if all(line & both != both for both in ands)):
+                found.append((areas[cell], cell, pairs, output))
+                break
+    return min(found)[1:] if found else None
 
 
 def _latch(modules, areas, banned):
@@ -291,6 +323,9 @@ def read_liberty(path):
         latch=_latch(modules, areas, banned),
         nor2=_gate(modules, tables, areas, 0b0001),
         and2=_gate(modules, tables, areas, 0b1000),
+        and_or={
+            products: cell for products in (2, 3) if (cell := _and_or(modules, tables, areas, products)) is not None
+        },
     )
 
 

@@ -1,22 +1,27 @@
 """Codebook register file (CRF): one codebook, several read ports (paper section 5.2)."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..latch import stores_in_latches
 from ..register_file import RegisterFile, any_of, one_hot
 from ..verilog import place
+from .ascending_bits import AscendingBits, bits_worth_leaving_out
 
 __all__ = ["CodebookRegisterFile"]
 
-#: codewords in one bank; a bank is one module that is placed k / 32 times.
-_BANK = 32
+#: codewords in one bank; a bank is one module that is placed k / 64 times.
+_BANK = 64
 
 
 class CodebookRegisterFile(wiring.Component):
     """k codewords of d weights. A written codeword can be read in the next cycle (``latency`` = 1), or one later where
     it is kept in latches; reads are combinational.
+
+    Codewords come in ascending order of their first weight, from index 0 on, as a packed image has them. The structural
+    style makes use of it: of that weight's high bits it stores only where they change
+    (:class:`~hdl.codebook_lut.ascending_bits.AscendingBits`).
 
     Parameters
     ----------
@@ -53,19 +58,18 @@ class CodebookRegisterFile(wiring.Component):
             self._memory(m, platform)
         return m
 
-    def _file(self, depth, name):
-        width, ports = self.config.vector_length * 8, self.config.crf_read_ports
+    def _file(self, depth, width, name):
         return RegisterFile(
             depth,
             width,
             style=self.config.style,
-            read_ports=ports,
+            read_ports=self.config.crf_read_ports,
             module_name=f"{name}_{depth}x{width}",
             read_during_write=False,
         )
 
     def _memory(self, m, platform):
-        crf = place(m, platform, "file", self._file(self.config.codewords, "crf"))
+        crf = place(m, platform, "file", self._file(self.config.codewords, len(self.codeword), "crf"))
         m.d.comb += [crf.write.eq(crf.words.gate(self.write_index, self.write)), crf.data.eq(self.codeword)]
         for port in range(self.config.crf_read_ports):
             m.d.comb += [crf.select[port].eq(self.indices[port]), self.codewords[port].eq(crf.value[port])]
@@ -86,21 +90,37 @@ class CodebookRegisterFile(wiring.Component):
             high = index[low_width:]
             return words, [high == bank if len(high) else 1 for bank in range(1 << len(high))]
 
+        left_out = bits_worth_leaving_out(config.codewords)
+        kept = 8 - left_out
+        stored = Cat(codeword[:kept], codeword[8:])
         written, write_banks = decode("write", write_index)
         reads = [decode(f"read_{port}", self.indices[port]) for port in range(ports)]
         values = [[] for _ in range(ports)]
         for bank, start in enumerate(range(0, config.codewords, _BANK)):
             depth = min(_BANK, config.codewords - start)
-            crf = place(m, platform, f"bank_{bank}", self._file(depth, "crf_bank"))
+            crf = place(m, platform, f"bank_{bank}", self._file(depth, width - left_out, "crf_bank"))
             enable = Signal(name=f"write_bank_{bank}")
             m.d.comb += [
                 enable.eq(write & write_banks[bank]),
                 crf.write.eq(written[:depth] & enable.replicate(depth)),
-                crf.data.eq(codeword),
+                crf.data.eq(stored),
             ]
             for port, (words, banks) in enumerate(reads):
                 hit = Signal(name=f"read_{port}_bank_{bank}")
                 m.d.comb += [hit.eq(banks[bank]), crf.select[port].eq(words[:depth] & hit.replicate(depth))]
-                values[port].append(crf.value[port] & hit.replicate(width) if depth == 1 else crf.value[port])
+                values[port].append(crf.value[port] & hit.replicate(width - left_out) if depth == 1 else crf.value[port])
+        high_bits = [Const(0, 0)] * ports
+        if left_out:
+            ascending = AscendingBits(left_out, config.index_width, ports, config.style)
+            place(m, platform, "ascending", ascending)
+            offset_binary = 1 << (left_out - 1)
+            m.d.comb += [
+                ascending.write.eq(write),
+                ascending.write_index.eq(write_index),
+                ascending.number.eq(codeword[kept:8] ^ offset_binary),
+                *(to.eq(index) for to, index in zip(ascending.indices, self.indices, strict=True)),
+            ]
+            high_bits = [number ^ offset_binary for number in ascending.numbers]
         for port in range(ports):
-            m.d.comb += self.codewords[port].eq(any_of(values[port]))
+            word = any_of(values[port])
+            m.d.comb += self.codewords[port].eq(Cat(word[:kept], high_bits[port], word[kept:]))

@@ -12,7 +12,7 @@ from tests.hdl.test_core import LAYERS, random_input, random_layer, small_array
 from tests.hdl.test_verilog_core import check
 
 
-@pytest.mark.parametrize("variant", ["ws-cms", "ews-c", "ews-cms"])
+@pytest.mark.parametrize("variant", ["ws-cms", "ews-cms"])
 def test_core_with_latches(request, variant):
     """Golden's values in golden's cycles, though no word of a register file is a flip-flop."""
     rng = np.random.default_rng(5)
@@ -23,7 +23,7 @@ def test_core_with_latches(request, variant):
     noise = "output reg [WIDTH-1:0] q\n);\n  initial q = {WIDTH{1'b1}};"
     design = dataclasses.replace(design, text=design.text.replace("output reg [WIDTH-1:0] q\n);", noise))
     assert noise in design.text
-    layers = [random_layer(config, rng, **kind)[0] for kind in LAYERS.values()]
+    layers = [random_layer(config, rng, **LAYERS[kind])[0] for kind in ("stride", "dense")]
     inputs = [random_input(layer, rng, 1) for layer in layers]
     folder = request.config.cache.mkdir("verilog") / f"latches-{config.hash}"
     simulation = CoreSimulation(config, folder, "icarus", design)
