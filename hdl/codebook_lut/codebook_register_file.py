@@ -2,6 +2,7 @@
 
 from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from ..latch import stores_in_latches
@@ -23,6 +24,9 @@ class CodebookRegisterFile(wiring.Component):
     style makes use of it: of that weight's high bits it stores only where they change
     (:class:`~hdl.codebook_lut.ascending_bits.AscendingBits`).
 
+    With ``codebook_memory`` = ``sram`` it is a memory for each read port, and a codeword comes in the cycle after its
+    index. A memory is never read and written in one cycle, so one with a single port will do.
+
     Parameters
     ----------
     config : :class:`~hdl.config.ArrayConfig` with a codebook.
@@ -32,6 +36,7 @@ class CodebookRegisterFile(wiring.Component):
     write : In(1), ``write_index``, ``codeword`` : In(d*8). Codeword to write, first weight in the low bits.
     indices : In(index_width) for each of the ``crf_read_ports``.
     codewords : Out(d*8) for each of them.
+    read : In(1). Read ``indices`` (``sram`` only).
     """
 
     module_name = "codebook_register_file"
@@ -40,8 +45,10 @@ class CodebookRegisterFile(wiring.Component):
     def __init__(self, config):
         self.config = config
         width = config.vector_length * 8
+        read = {"read": In(1)} if config.codebook_memory == "sram" else {}
         super().__init__(
             {
+                **read,
                 "write": In(1),
                 "write_index": In(config.index_width),
                 "codeword": In(width),
@@ -52,7 +59,9 @@ class CodebookRegisterFile(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        if self.config.style == "structural":
+        if self.config.codebook_memory == "sram":
+            self._srams(m)
+        elif self.config.style == "structural":
             self._banks(m, platform)
         else:
             self._memory(m, platform)
@@ -73,6 +82,20 @@ class CodebookRegisterFile(wiring.Component):
         m.d.comb += [crf.write.eq(crf.words.gate(self.write_index, self.write)), crf.data.eq(self.codeword)]
         for port in range(self.config.crf_read_ports):
             m.d.comb += [crf.select[port].eq(self.indices[port]), self.codewords[port].eq(crf.value[port])]
+
+    def _srams(self, m):
+        for port in range(self.config.crf_read_ports):
+            memory = Memory(shape=len(self.codeword), depth=self.config.codewords, init=[])
+            m.submodules[f"copy_{port}"] = memory
+            write, read = memory.write_port(), memory.read_port()
+            m.d.comb += [
+                write.en.eq(self.write),
+                write.addr.eq(self.write_index),
+                write.data.eq(self.codeword),
+                read.en.eq(self.read),
+                read.addr.eq(self.indices[port]),
+                self.codewords[port].eq(read.data),
+            ]
 
     def _banks(self, m, platform):
         config = self.config
