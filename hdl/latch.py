@@ -64,7 +64,5 @@ def latch_word(m, name, write, data, *, low):
     word, opened = Signal(len(data), name=name), Signal(name=f"{name}_open")
     gate = "mvq_open_low" if low else "mvq_open_high"
     m.submodules[f"{name}_gate"] = Instance(gate, i_clk=ClockSignal(), i_write=write, o_open=opened)
-    m.submodules[f"{name}_latches"] = Instance(
-        "mvq_latch_word", p_WIDTH=len(data), i_open=opened, i_d=data, o_q=word
-    )
+    m.submodules[f"{name}_latches"] = Instance("mvq_latch_word", p_WIDTH=len(data), i_open=opened, i_d=data, o_q=word)
     return word

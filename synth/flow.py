@@ -207,7 +207,9 @@ def _is_primitive(name):
 
 def _split(text):
     """{module name: its text}."""
-    found = re.finditer(r"^module\s+(\\\S+|\w+).*?^endmodule\b[^\n]*", text, flags=re.MULTILINE | re.DOTALL)
+    found = re.finditer(
+        r"^(?:\(\* blackbox \*\) )?module\s+(\\\S+|\w+).*?^endmodule\b[^\n]*", text, flags=re.MULTILINE | re.DOTALL
+    )
     return {match[1].removeprefix("\\"): match[0] for match in found}
 
 
@@ -375,9 +377,9 @@ def _primitive_map(liberty, names):
     return _adder_map(liberty) + latches + _and_or_map(liberty, [name for name in names if _AND_OR.fullmatch(name)])
 
 
-def _run_job(what, names, modules, liberty, policy, folder, keep, top=None):
+def _run_job(what, names, modules, liberty, policy, folder, keep, top=None, boxes=()):
     """Synthesise the modules ``names`` of one design, or with ``top`` all of them at once; returns {name: ModuleArea},
-    with the names that Yosys gave where modules were copied."""
+    with the names that Yosys gave where modules were copied. ``boxes`` are modules that are cells without area."""
     folder.mkdir(parents=True, exist_ok=True)
     others = sorted({child for name in names for child in _children(name, modules)} - set(names))
     (folder / "modules.v").write_text("\n".join(modules[name] for name in names))
@@ -385,7 +387,7 @@ def _run_job(what, names, modules, liberty, policy, folder, keep, top=None):
     (folder / "primitives.v").write_text(_primitive_map(liberty, modules))
     (folder / "enables.v").write_text(_enable_map())
     (folder / "map.abc").write_text(policy.abc_script.replace(";", "\n") + "\n")
-    placed = [name for name in modules if not _is_primitive(name)]
+    placed = [name for name in modules if not _is_primitive(name) and name not in boxes]
     commands = _commands(folder, liberty, policy, bool(others), keep, top)
     instances = run_yosys(what, commands, folder, modules=None if top else names, placed=None if top else placed)
     log = folder / "yosys.log"
@@ -397,13 +399,13 @@ def _run_job(what, names, modules, liberty, policy, folder, keep, top=None):
             cells = dict(found[name]["num_cells_by_type"])
             for kind in {kind for _, kind in below}:
                 cells.pop(kind)
-            unmapped = sorted(cell for cell in cells if cell not in liberty.areas)
+            unmapped = sorted(cell for cell in cells if cell not in liberty.areas and cell not in boxes)
             if unmapped:
                 raise SynthesisError(what, f"the library has no cell for {', '.join(unmapped)} in module {name}", log)
             registers = (*liberty.flip_flops, *liberty.latches)
             own, sequential = (
                 sum(liberty.areas[cell] * number for cell, number in cells.items() if cell in of)
-                for of in (cells, registers)
+                for of in (liberty.areas, registers)
             )
             areas[name] = ModuleArea(own, sequential, cells, tuple(map(tuple, below)))
     except (OSError, KeyError, json.JSONDecodeError) as error:
@@ -413,7 +415,10 @@ def _run_job(what, names, modules, liberty, policy, folder, keep, top=None):
 
 def _cache_key(key, liberty, policy):
     """Hash of all that the area of a module depends on."""
-    script = [*_commands(Path(), liberty, policy, True, False, None), _primitive_map(liberty, ["mvq_and_or_2x1", "mvq_and_or_3x1"])]
+    script = [
+        *_commands(Path(), liberty, policy, True, False, None),
+        _primitive_map(liberty, ["mvq_and_or_2x1", "mvq_and_or_3x1"]),
+    ]
     script.append(_enable_map())
     script = [line.replace(str(liberty.path), "") for line in script]
     return cache.content_key(key, liberty.sha256, asdict(policy), version("pyosys"), script)
@@ -434,7 +439,7 @@ def _keep(key, areas):
     cache.store("synthesis", key, value)
 
 
-def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, folder=None):
+def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, folder=None, boxes=()):
     """Synthesise several designs; with the policy ``shared`` each distinct module once.
 
     Areas come from the cache where everything they depend on (module text, ports of what it places, library, policy,
@@ -449,6 +454,8 @@ def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, fold
     progress : called as ``progress(done, jobs)`` after each of them.
     folder : where logs and gate-level netlists stay, without the cache; when None, a temporary folder that is kept only
         after a failure.
+    boxes : names of modules that are cells without area: SRAM macros, whose area is not Yosys's to tell. Their text in
+        the Verilog says ``(* blackbox *)``.
 
     Returns
     -------
@@ -471,7 +478,10 @@ def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, fold
         split.append(modules)
     shared = policy.hierarchy == "shared"
     if shared:
-        keys = [{name: _key(name, modules) for name in modules if not _is_primitive(name)} for modules in split]
+        keys = [
+            {name: _key(name, modules) for name in modules if not _is_primitive(name) and name not in boxes}
+            for modules in split
+        ]
     else:
         keys = [{top: cache.content_key(modules, top)} for modules, (_, _, top) in zip(split, designs, strict=True)]
     entries = {key: _cache_key(key, liberty, policy) for own in keys for key in own.values()}
@@ -493,7 +503,7 @@ def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, fold
         top = None if shared else designs[index][2]
         names = fresh if shared else [module for module in split[index] if not _is_primitive(module)]
         where = base / f"{number}-{name}"
-        areas = _run_job(f"synthesis of {name}", names, split[index], liberty, policy, where, bool(folder), top)
+        areas = _run_job(f"synthesis of {name}", names, split[index], liberty, policy, where, bool(folder), top, boxes)
         for module in fresh:
             key = keys[index][module]
             found[key] = {module: areas[module]} if shared else areas

@@ -131,7 +131,9 @@ class CodebookRegisterFile(wiring.Component):
             for port, (words, banks) in enumerate(reads):
                 hit = Signal(name=f"read_{port}_bank_{bank}")
                 m.d.comb += [hit.eq(banks[bank]), crf.select[port].eq(words[:depth] & hit.replicate(depth))]
-                values[port].append(crf.value[port] & hit.replicate(width - left_out) if depth == 1 else crf.value[port])
+                values[port].append(
+                    crf.value[port] & hit.replicate(width - left_out) if depth == 1 else crf.value[port]
+                )
         high_bits = [Const(0, 0)] * ports
         if left_out:
             ascending = AscendingBits(left_out, config.index_width, ports, config.style)

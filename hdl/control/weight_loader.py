@@ -188,7 +188,9 @@ class WeightLoader(wiring.Component):
         weights_next = [Signal.like(self.weights[port], name=f"weights_next_{port}") for port in range(ports)]
         # With the codebook in SRAM its weights come from there in the cycle in which the register holds the others.
         late = config.has_codebook and config.codebook_memory == "sram"
-        weights_register = [Signal.like(out, name=f"weights_{i}") if late else out for i, out in enumerate(self.weights)]
+        weights_register = [
+            Signal.like(out, name=f"weights_{i}") if late else out for i, out in enumerate(self.weights)
+        ]
         if sparse:
             offsets_register = [
                 Signal.like(out, name=f"offsets_{i}") if late else out for i, out in enumerate(self.offsets)
