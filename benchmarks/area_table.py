@@ -4,8 +4,9 @@
                                     [--register-files clock_gated,latch] [--codebooks registers,sram]
                                     [--sizes 16,32,64] [--changes nangate45] [--jobs 2] [--json FILE]
 
-Everything of a core is counted: array, codebook, decoding and loading, register files, requantisation, control. A row is
-compared with base EWS of the same library, register files and size, from the same run. Two tables:
+Everything of a core is counted: array, codebook, decoding and loading, register files, requantisation, control. A row
+is compared with base EWS of the same library, register files and size, from the same run; in whole, and without
+requantisation and control, which the paper does not name among what Tab. 7 holds. Two tables:
 
 * *reports*: Tab. 7, with L/d read ports of the codebook as in the paper, in registers or in copies of an SRAM.
 * *changes*: EWS-CMS with fewer read ports, fewer codewords, or another pattern. Cycles are those of ResNet-18 in closed

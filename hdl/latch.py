@@ -14,7 +14,7 @@ the high one.
 
 from amaranth.hdl import ClockSignal, Instance, Signal
 
-__all__ = ["LATCH_MODULES", "LATCH_VERILOG", "stores_in_latches", "latch_word"]
+__all__ = ["LATCH_MODULES", "LATCH_VERILOG", "latch_word", "stores_in_latches"]
 
 #: modules of :data:`LATCH_VERILOG`; synthesis puts cells of the library in their place.
 LATCH_MODULES = ("mvq_open_high", "mvq_open_low", "mvq_latch_word")

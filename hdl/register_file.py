@@ -37,8 +37,8 @@ def select(words, lines):
 
 
 class AndOr(wiring.Component):
-    """``none = ~((word_0 & line_0) | (word_1 & line_1) | ...)``: what synthesis maps to the library's AND-OR-INVERT cells,
-    where it has one of that size. Combinational.
+    """``none = ~((word_0 & line_0) | (word_1 & line_1) | ...)``, which synthesis maps to AND-OR-INVERT cells, where the
+    library has one of that size. Combinational.
 
     Parameters
     ----------

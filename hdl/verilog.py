@@ -22,7 +22,7 @@ from .control.register_map import REGISTERS, ErrorCode
 from .latch import LATCH_VERILOG
 from .memory.sram import BLACK_BOX_BITS, CONTRACT, Sram, TransparentMemory, check_policy, describe_memory
 
-__all__ = ["Design", "STORAGES", "ModuleLibrary", "component_to_verilog", "generate", "place"]
+__all__ = ["STORAGES", "Design", "ModuleLibrary", "component_to_verilog", "generate", "place"]
 
 #: what words of register files may be.
 STORAGES = ("flip_flop", "latch")

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -414,14 +414,11 @@ def _run_job(what, names, modules, liberty, policy, folder, keep, top=None, boxe
 
 
 def _cache_key(key, liberty, policy):
-    """Hash of all that the area of a module depends on."""
-    script = [
-        *_commands(Path(), liberty, policy, True, False, None),
-        _primitive_map(liberty, ["mvq_and_or_2x1", "mvq_and_or_3x1"]),
-    ]
-    script.append(_enable_map())
-    script = [line.replace(str(liberty.path), "") for line in script]
-    return cache.content_key(key, liberty.sha256, asdict(policy), version("pyosys"), script)
+    """Hash of all that the area of a module depends on. Policies that give Yosys the same text and commands share
+    entries: most modules are the same with and without latches."""
+    commands = [line.replace(str(liberty.path), "") for line in _commands(Path(), liberty, policy, True, False, None)]
+    maps = _primitive_map(liberty, ["mvq_and_or_2x1", "mvq_and_or_3x1"]), _enable_map(), policy.abc_script
+    return cache.content_key(key, liberty.sha256, version("pyosys"), commands, maps)
 
 
 def _cached(key):

@@ -1,7 +1,7 @@
 """SRAM macros: a small table of outlines, and the least area of macros that holds a memory.
 
-The gateware names each memory that a macro can be (:mod:`hdl.memory.sram`); Yosys sees black boxes, and their area comes
-from here. Multiplexers between macros that are stacked for depth are not counted.
+The gateware names each memory that a macro can be (:mod:`hdl.memory.sram`); Yosys sees black boxes, and their area
+comes from here. Multiplexers between macros that are stacked for depth are not counted.
 """
 
 import fnmatch

@@ -62,8 +62,8 @@ class Row(wiring.Component):
     select_now : In. ``select`` one step later (the word of the current cycle).
     write : In. WRF word to write, if any.
     weights : In(multipliers*8). Weights to write, first multiplier in the low bits.
-    positions : In(position_width(config)). Their offsets as the MRF keeps them, see :func:`stored_positions` (sparse rows
-        only).
+    positions : In(position_width(config)). Their offsets as the MRF keeps them, see :func:`stored_positions` (sparse
+        rows only).
     contributions : Out(16) for each of d columns, offset binary.
     gated : Out. Products that are zero (with ``gating_counter`` only).
     """
