@@ -102,6 +102,11 @@ class CompressedAccuracy:
     count: int | None = None
     reconstruct: int = 0
 
+    def __post_init__(self):
+        for name in ("input_shape", "mean", "std"):  # lists cannot be hashed
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+
     def check(self):
         """Raise MvqError where the network or the images cannot be read, or do not go together."""
         _, shape = _float_network(self)

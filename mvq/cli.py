@@ -571,9 +571,9 @@ def explore(
             network=compressed,
             data=data,
             weights=weights,
-            input_shape=None if shape is None else tuple(_numbers(shape, "--input")),
-            mean=_tuple(_reals(mean, "--mean")),
-            std=_tuple(_reals(std, "--std")),
+            input_shape=None if shape is None else _numbers(shape, "--input"),
+            mean=_reals(mean, "--mean"),
+            std=_reals(std, "--std"),
             size=size,
             resize=resize,
             count=count,
@@ -663,10 +663,6 @@ def run(
     if json_file:
         content = {"network": str(checkpoint), "config": loaded.to_dict(), "engine": engine, **report.to_dict()}
         screen.print(f"report: {write_text(json_file, json.dumps(content, indent=1) + chr(10))}")
-
-
-def _tuple(values):
-    return None if values is None else tuple(values)
 
 
 def _reals(text, option):
