@@ -602,6 +602,6 @@ def draw(report, path):
         [tuple(row["objectives"][name] for name in objectives) for row in rows],
         [row["variant"] for row in rows],
         [(OBJECTIVES[name][0], OBJECTIVES[name][2]) for name in objectives],
-        ", ".join(report["networks"]),
+        ", ".join(rows[0].get("networks", {})),
     )
     return path

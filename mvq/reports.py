@@ -15,16 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from golden.traffic import COSTS
 from hdl.config import ArrayConfig, ConfigError, MvqError, preset
 
-__all__ = ["AREA", "ENERGY", "ESTIMATE", "EXPLORE", "TIMING", "LoadedReport", "complete", "describe"]
+__all__ = ["AREA", "ENERGY", "ESTIMATE", "EXPLORE", "POWER", "TIMING", "LoadedReport", "complete", "describe"]
 __all__ += ["design_key", "load_report"]
 
-AREA, TIMING, ENERGY = "mvq-area", "mvq-timing", "mvq-energy"
+AREA, TIMING, POWER, ENERGY = "mvq-area", "mvq-timing", "mvq-power", "mvq-energy"
 ESTIMATE, EXPLORE = "mvq-estimate", "mvq-explore"
 
 #: format -> (command that writes it, newest version that is read).
 FORMATS = {
     AREA: ("mvq area", 1),
     TIMING: ("mvq timing", 1),
+    POWER: ("mvq power", 1),
     ENERGY: ("mvq power", 1),
     ESTIMATE: ("mvq estimate", 1),
     EXPLORE: ("mvq explore", 1),
@@ -99,6 +100,17 @@ class _ExploreReport(_Report):
     rows: list[_ExploreRow]
 
 
+class _Power(_Model):
+    """Power of one core by block, in W."""
+
+    liberty: _Liberty
+    policy: dict[str, Any] = {}
+    tools: dict[str, str] = {}
+    config: dict[str, Any]
+    power: dict[str, _Number]
+    clock_mhz: _Number
+
+
 class _Estimate(_Model):
     network: str
     config: dict[str, Any]
@@ -108,7 +120,7 @@ class _Estimate(_Model):
     traffic: dict[str, Any]
 
 
-_MODELS = {AREA: _AreaReport, EXPLORE: _ExploreReport, ESTIMATE: _Estimate}
+_MODELS = {AREA: _AreaReport, EXPLORE: _ExploreReport, POWER: _Power, ESTIMATE: _Estimate}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +192,8 @@ def load_report(path, label=None):
         raise MvqError(f"{path} has format version {version}; this mvq reads up to {newest}")
     try:
         report = _MODELS.get(kind, _Report).model_validate(content)
-        rows = [_estimate_row(report)] if kind == ESTIMATE else report.rows
+        one_row = {ESTIMATE: _estimate_row, POWER: _power_row}.get(kind)
+        rows = [one_row(report)] if one_row else report.rows
         for row in rows:
             if row.config is not None:
                 design_key(row.config)
@@ -226,8 +239,17 @@ def _preset(row):
     return config.to_dict() if config.hash == row.config_hash else None
 
 
+def _identity(config):
+    array = ArrayConfig(**config)
+    return {"variant": array.variant, "rows": array.rows, "columns": array.columns, "config": config}
+
+
+def _power_row(report):
+    total = sum(report.power.values())
+    return _Row(**_identity(report.config), clock_mhz=report.clock_mhz, power_mw=1e3 * total)
+
+
 def _estimate_row(report):
-    array = ArrayConfig(**report.config["array"])
     on_chip = {level: count for level, count in report.levels.items() if level != "dram"}
     macs = report.traffic["macs"]
     run = {
@@ -235,13 +257,7 @@ def _estimate_row(report):
         "energy": sum(COSTS[level] * count for level, count in report.levels.items()) + macs,
         "energy_on_chip": sum(COSTS[level] * count for level, count in on_chip.items()) + macs,
     }
-    return _ExploreRow(
-        variant=array.variant,
-        rows=array.rows,
-        columns=array.columns,
-        config=report.config["array"],
-        networks={report.network: run},
-    )
+    return _ExploreRow(**_identity(report.config["array"]), networks={report.network: run})
 
 
 def design_key(config, cycles=False):

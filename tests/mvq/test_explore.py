@@ -197,6 +197,7 @@ explore(settings, url, sampler="all", scheduler=scheduler, heartbeat=1)
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(quick, network, study, scheduler, monkeypatch):
     """SIGKILL in the middle: what had finished stays, what was running is tried again, and nothing is left running."""
     changes = {"rows": "16,32", "codewords": "16,32,64", "tile_rows": "4,8"}
@@ -245,6 +246,7 @@ def test_killed_and_resumed(quick, network, study, scheduler, monkeypatch):
     assert report["failures"] == []
 
 
+@pytest.mark.slow
 def test_command_with_processes_of_its_own(network, tmp_path):
     command = ["explore", "--network", network, "--objectives", "cycles,energy", "--quick", "--sampler", "all"]
     for knob, value in {**FIXED, "variant": "ews,ews-cms"}.items():
