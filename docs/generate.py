@@ -52,6 +52,45 @@ def area():
     return _table(header, rows) + "\n" + note + f"Synthesised in {report['seconds']:.0f} s on 2 cores.\n"
 
 
+def _library(name):
+    return {"NangateOpenCellLibrary": "NanGate45", "sky130_fd_sc_hd__tt_025C_1v80": "SKY130 HD"}.get(name, "SG13G2")
+
+
+def area_table():
+    """``benchmarks/area_table.py``: Tab. 7."""
+    rows = []
+    for report in _load("area_table")["reports"]:
+        areas = {(row["variant"], row["rows"]): row for row in report["rows"]}
+        sizes = sorted({size for _, size in areas})
+        for variant in dict.fromkeys(variant for variant, _ in areas):
+            own = [areas[variant, size] for size in sizes]
+            rows.append([_library(report["liberty"]["name"]), report["register_files"], report["codebook"], variant])
+            rows[-1] += [f"{row['total_um2'] / 1e6:.3f}" for row in own]
+            rows[-1] += [f"{row['vs_ews']:+.1%}" for row in own] + [f"{row['named_vs_ews']:+.1%}" for row in own]
+            rows[-1] += ["" if row["paper_vs_ews"] is None else f"{row['paper_vs_ews']:+.1%}" for row in own]
+    header = ["library", "register files", "codebook", "variant", *(f"mm2, {size}" for size in (16, 32, 64))]
+    header += [f"{what}, {size}" for what in ("vs EWS", "named blocks", "paper") for size in (16, 32, 64)]
+    return _table(header, rows)
+
+
+def area_changes():
+    """``benchmarks/area_table.py``: fewer ports, fewer codewords, other patterns."""
+    trained = {}
+    for row in _load("accuracy")["rows"]:
+        settings = row["settings"]
+        if row["network"] == "resnet20" and settings["method"] == "mvq":
+            trained[tuple(settings[key] for key in ("codewords", "n", "m"))] = f"{row['int8']:.2%}"
+    rows = []
+    for group in _load("area_table")["changes"]:
+        for row in group["rows"]:
+            rows.append([_library(group["library"]), group["register_files"], f"{row['size']}", row["change"]])
+            rows[-1] += [f"{row['total_um2'] / 1e6:.3f}", f"{row['vs_ews']:+.1%}", f"{row['named_vs_ews']:+.1%}"]
+            rows[-1] += [f"{row['cycles'] / row['cycles_of_all_ports'] - 1:+.1%}"]
+            rows[-1] += [trained.get((row["codewords"], row["n"], row["m"]), "")]
+    header = ["library", "register files", "size", "EWS-CMS with", "mm2", "vs EWS", "named blocks", "cycles", "accuracy"]
+    return _table(header, rows)
+
+
 def demo():
     """What ``make demo`` showed."""
     report = _load("demo")
@@ -257,6 +296,8 @@ TABLES = {
     function.__name__: function
     for function in (
         area,
+        area_table,
+        area_changes,
         demo,
         networks,
         utilisation,

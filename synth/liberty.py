@@ -4,12 +4,13 @@ Yosys's own Liberty reader does the parsing, so detection and mapping see the sa
 take 0.1 s.
 """
 
+import fnmatch
 import hashlib
 import json
 import os
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from golden.files import cache_folder
@@ -40,9 +41,14 @@ class Liberty:
     sha256 : of the file's bytes.
     corner : nominal voltage and temperature, as far as the file says.
     areas : cell -> area in the library's unit (um2).
-    flip_flops, clock_gates : names of the flip-flop and of the integrated clock-gating cells.
+    flip_flops, latches, clock_gates : names of the flip-flop, latch and integrated clock-gating cells.
+    latch : (cell, enable pin, data pin, output pin, {reset pin: level that does not reset}) of the smallest latch that
+        is open while its enable is high, or None.
     nand2_area : area of the smallest two-input NAND, the gate equivalent.
     full_adder, half_adder : (cell, input pins, sum pin, carry pin) of the smallest adder cells, or None.
+    nor2, and2 : (cell, input pins, output pin) of the smallest such gates, or None.
+    and_or : number of products -> (cell, pairs of input pins, output pin) of the smallest AND-OR-INVERT cell of so many
+        products of two.
     """
 
     name: str
@@ -55,6 +61,11 @@ class Liberty:
     nand2_area: float
     full_adder: tuple | None
     half_adder: tuple | None
+    latches: tuple = ()
+    latch: tuple | None = None
+    nor2: tuple | None = None
+    and2: tuple | None = None
+    and_or: dict = field(default_factory=dict)
 
 
 def nangate45_path():
@@ -138,7 +149,7 @@ def _truth_tables(module):
     """{output pin: truth table as an integer} of a combinational cell in Yosys's JSON, or None for any other cell."""
     pins = module["ports"].items()
     inputs = [pin for pin, port in pins if port["direction"] == "input"]
-    if len(inputs) > 3:
+    if len(inputs) > 6:
         return None
     lines = 1 << len(inputs)
     every = (1 << lines) - 1
@@ -174,6 +185,73 @@ def _adder(modules, tables, areas, inputs, total, carry):
         if len(pins) == inputs and len(outputs) == 2 and {total, carry} == set(by_function):
             found.append((areas[cell], cell, tuple(pins), by_function[total], by_function[carry]))
     return min(found)[1:] if found else None
+
+
+def _gate(modules, tables, areas, table):
+    """(cell, inputs, output pin) of the smallest gate of two inputs with this function."""
+    found = [
+        (areas[cell], cell, tuple(pin for pin, port in modules[cell]["ports"].items() if port["direction"] == "input"))
+        for cell, outputs in tables.items()
+        if list(outputs.values()) == [table] and _inputs(modules[cell]) == 2
+    ]
+    return (*min(found)[1:], *tables[min(found)[1]]) if found else None
+
+
+def _pairings(pins):
+    """Every way to put ``pins`` into pairs."""
+    if not pins:
+        yield ()
+        return
+    first, *others = pins
+    for partner in others:
+        for rest in _pairings([pin for pin in others if pin != partner]):
+            yield ((first, partner), *rest)
+
+
+def _and_or(modules, tables, areas, products):
+    """(cell, pairs of inputs, output pin) of the smallest AND-OR-INVERT cell of ``products`` pairs, or None."""
+    lines = range(1 << 2 * products)
+    found = []
+    for cell, outputs in tables.items():
+        pins = [pin for pin, port in modules[cell]["ports"].items() if port["direction"] == "input"]
+        if len(pins) != 2 * products or len(outputs) != 1:
+            continue
+        [(output, table)] = outputs.items()
+        place = {pin: index for index, pin in enumerate(pins)}
+        for pairs in _pairings(pins):
+            ands = [sum(1 << place[pin] for pin in pair) for pair in pairs]
+            if table == sum(1 << line for line in lines if all(line & both != both for both in ands)):
+                found.append((areas[cell], cell, pairs, output))
+                break
+    return min(found)[1:] if found else None
+
+
+def _latch(modules, areas, banned):
+    """The smallest latch, as in :class:`Liberty`."""
+    found = []
+    for cell, module in modules.items():
+        if cell in banned or not areas[cell]:
+            continue
+        ports = {port["bits"][0]: pin for pin, port in module["ports"].items()}
+        inputs = {pin for pin, port in module["ports"].items() if port["direction"] == "input"}
+        inverted = {
+            gate["connections"]["Y"][0]: gate["connections"]["A"][0]
+            for gate in module["cells"].values()
+            if gate["type"] == "$_NOT_"
+        }
+        for gate in module["cells"].values():
+            if gate["type"] not in ("$_DLATCH_P_", "$_DLATCH_PP0_", "$_DLATCH_PN0_"):
+                continue
+            bits = {name: connection[0] for name, connection in gate["connections"].items()}
+            enable, data, output = (ports.get(bits[name]) for name in "EDQ")
+            tied = {}
+            if "R" in bits:  # a reset that never comes
+                level = gate["type"] == "$_DLATCH_PN0_"
+                source = bits["R"] if bits["R"] in ports else inverted.get(bits["R"])
+                tied = {ports.get(source): int(level if source == bits["R"] else not level)}
+            if output and {enable, data, *tied} == inputs:
+                found.append((areas[cell], cell, enable, data, output, tied))
+    return min(found, key=lambda latch: latch[:2])[1:] if found else None
 
 
 def read_liberty(path):
@@ -212,6 +290,7 @@ def read_liberty(path):
             f"the library {path} has no flip-flop, so it cannot hold the design: choose one with sequential cells"
         )
     banned = {match[1] for match in _cells_with(text, r"dont_use\s*:\s*\"?true")}
+    banned |= {cell for cell in modules for pattern in DONT_USE if fnmatch.fnmatchcase(cell, pattern)}
     tables = {
         cell: outputs
         for cell, module in modules.items()
@@ -224,6 +303,9 @@ def read_liberty(path):
     ]
     if not nands:
         raise LibertyError(f"the library {path} has no two-input NAND, the unit of gate equivalents")
+    gates = _cells_with(text, r"clock_gating_integrated_cell\s*:")
+    for gate in gates:  # Yosys leaves out cells whose function the library does not give as a formula
+        areas[gate[1]] = float(re.compile(r"\barea\s*:\s*\"?([-+.\deE]+)").search(text, gate.end())[1])
     voltage, temperature = (re.search(rf"\bnom_{name}\s*:\s*\"?([-\d.]+)", text) for name in ("voltage", "temperature"))
     corner = " ".join(f"{float(match[1]):g} {unit}" for match, unit in ((voltage, "V"), (temperature, "C")) if match)
     return Liberty(
@@ -233,10 +315,17 @@ def read_liberty(path):
         corner=corner,
         areas=areas,
         flip_flops=flip_flops,
-        clock_gates=tuple(match[1] for match in _cells_with(text, r"clock_gating_integrated_cell\s*:")),
+        clock_gates=tuple(gate[1] for gate in gates),
         nand2_area=min(nands),
         full_adder=_adder(modules, tables, areas, 3, 0b10010110, 0b11101000),
         half_adder=_adder(modules, tables, areas, 2, 0b0110, 0b1000),
+        latches=tuple(cell for cell, kinds in types.items() if any(kind.startswith("$_DLATCH") for kind in kinds)),
+        latch=_latch(modules, areas, banned),
+        nor2=_gate(modules, tables, areas, 0b0001),
+        and2=_gate(modules, tables, areas, 0b1000),
+        and_or={
+            products: cell for products in (2, 3) if (cell := _and_or(modules, tables, areas, products)) is not None
+        },
     )
 
 

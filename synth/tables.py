@@ -12,6 +12,7 @@ _HEADINGS = {
     "decoding and loading": "decode,\nload",
     "requantisation": "re-\nquant",
     "prf/arf": "PRF/\nARF",
+    "feature maps": "feature\nmaps",
 }
 
 
@@ -31,8 +32,19 @@ def _conditions(report):
     liberty, policy = report["liberty"], report["policy"]
     return (
         f"{liberty['name']} ({liberty['corner']}), pyosys {report['tools']['pyosys']}; {policy['hierarchy']}; "
-        f"register files {policy['register_files']}; 1 GE = {liberty['nand2_um2']:g} um2"
+        f"register files {policy['register_files']}{_memories(report)}; 1 GE = {liberty['nand2_um2']:g} um2"
     )
+
+
+def _memories(report):
+    """What the memories of a report are, as a part of its conditions."""
+    memories = report.get("memories")  # reports of earlier versions say nothing: they had registers only
+    if not memories:
+        return ""
+    srams = f" ({', '.join(memories['srams'])})" if memories["srams"] else ""
+    codebook = f"; codebook in {' and '.join(memories['codebook'])}" if memories["codebook"] else ""
+    others = f"; other memories in {memories['others']}" if memories["others"] else ""
+    return f"{codebook}{others}{srams}"
 
 
 def area_table(report):

@@ -69,8 +69,8 @@ def run_yosys(what, commands, folder, *, modules=(), placed=(), timeout_s=None):
     what : the task in words, for messages.
     commands : Yosys commands.
     folder : where the job, the log and the result go.
-    modules : modules whose instances are listed at the end.
-    placed : modules that count as instances.
+    modules : modules whose instances are listed at the end; None is every one that is not a cell.
+    placed : modules that count as instances; None is every one that is not a cell.
     timeout_s : seconds after which Yosys is stopped; never when None.
 
     Raises
@@ -81,7 +81,9 @@ def run_yosys(what, commands, folder, *, modules=(), placed=(), timeout_s=None):
     folder.mkdir(parents=True, exist_ok=True)
     job, log, result = folder / "job.json", folder / "yosys.log", folder / "result.json"
     result.unlink(missing_ok=True)
-    description = {"commands": list(commands), "modules": list(modules), "placed": list(placed), "result": str(result)}
+    wanted = {"modules": modules, "placed": placed}
+    description = {"commands": list(commands), "result": str(result)}
+    description |= {name: value if value is None else list(value) for name, value in wanted.items()}
     job.write_text(json.dumps(description, indent=1))
     with log.open("w") as stream:
         try:

@@ -2,7 +2,7 @@
 
 ``python -m synth.yosys_worker job.json`` with ``{"commands": [], "modules": [], "placed": [], "result": path}``. Yosys
 logs to standard output. The result file appears only after every command succeeded; it lists, for each of ``modules``,
-the instances of modules in ``placed``.
+the instances of modules in ``placed``; null stands for all modules that are not cells of the library.
 """
 
 import json
@@ -23,10 +23,11 @@ def _main():
     for command in job["commands"]:
         libyosys.run_pass(command, design)
     instances = {}
-    if job["modules"]:
+    if job["modules"] != []:
         modules = {_name(name): module for name, module in design.modules_.items()}
-        placed = set(job["placed"])
-        for name in job["modules"]:
+        every = [name for name, module in modules.items() if not module.get_blackbox_attribute()]
+        placed = set(every if job["placed"] is None else job["placed"])
+        for name in every if job["modules"] is None else job["modules"]:
             cells = modules[name].cells_.values()
             instances[name] = [(_name(cell.name), kind) for cell in cells if (kind := _name(cell.type)) in placed]
     result = Path(job["result"])

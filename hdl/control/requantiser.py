@@ -1,12 +1,15 @@
 """Requantiser: partial sums to int8 by a scale and a bias for each output channel (our decision; the paper leaves it
 open)."""
 
-from amaranth.hdl import Cat, Module, signed
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from ..config import address_width
+from ..latch import stores_in_latches
+from ..register_file import RegisterFile
+from ..verilog import place
 from .scaling import FACTOR_LAYOUT, SCALED_WIDTH, clamped, scaled
 
 __all__ = ["SCALE_LAYOUT", "Requantiser", "ScaleMemory"]
@@ -89,6 +92,13 @@ class ScaleMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        if self.config.style == "structural":
+            self._files(m, platform)
+        else:
+            self._memory(m)
+        return m
+
+    def _memory(self, m):
         words, width = self.config.scale_words, self.config.stream_width
         m.submodules.memory = memory = Memory(shape=words * width, depth=self.config.scale_depth, init=[])
         write = memory.write_port(granularity=width)
@@ -101,4 +111,35 @@ class ScaleMemory(wiring.Component):
             read.addr.eq(self.address),
             self.scales.eq(read.data),
         ]
-        return m
+
+    def _files(self, m, platform):
+        """A register file for each word of the stream. A vector is never read in the cycle in which it is written: it
+        is free, or its subset is still being loaded."""
+        depth, width = self.config.scale_depth, self.config.stream_width
+        write, address, data = self.write, self.write_address, self.write_data
+        if stores_in_latches(platform):  # they want what they take from registers
+            write, address = Signal.like(self.write), Signal.like(self.write_address)
+            data = Signal(width, reset_less=True)
+            m.d.sync += [write.eq(self.write), address.eq(self.write_address), data.eq(self.write_data)]
+        read, taken = Signal(depth), Signal(depth)
+        values = []
+        for index in range(self.config.scale_words):
+            file = RegisterFile(
+                depth, width, style="structural", module_name=f"scales_{depth}x{width}", read_during_write=False
+            )
+            place(m, platform, f"word_{index}", file)
+            if not index:
+                m.d.comb += [
+                    read.eq(file.words.read(m, "select", self.address)),
+                    taken.eq(file.words.read(m, "taken", address)),
+                ]
+            m.d.comb += [
+                file.select[0].eq(read),
+                file.write.eq(file.words.gate(taken, write[index])),
+                file.data.eq(data),
+            ]
+            values.append(file.value[0])
+        held = Signal(self.config.columns * 32, reset_less=True)
+        with m.If(self.step):
+            m.d.sync += held.eq(Cat(*values))
+        m.d.comb += self.scales.eq(held)

@@ -186,10 +186,19 @@ class WeightLoader(wiring.Component):
         # The register that drives the array.
         groups_next = Signal(config.groups)
         weights_next = [Signal.like(self.weights[port], name=f"weights_next_{port}") for port in range(ports)]
+        # With the codebook in SRAM its weights come from there in the cycle in which the register holds the others.
+        late = config.has_codebook and config.codebook_memory == "sram"
+        weights_register = [
+            Signal.like(out, name=f"weights_{i}") if late else out for i, out in enumerate(self.weights)
+        ]
+        if sparse:
+            offsets_register = [
+                Signal.like(out, name=f"offsets_{i}") if late else out for i, out in enumerate(self.offsets)
+            ]
         m.d.sync += self.write.eq(wrote_turn)
         with m.If(wrote_turn):
             m.d.sync += [self.write_groups.eq(groups_next), self.write_row.eq(row), self.write_address.eq(address)]
-            m.d.sync += [out.eq(value) for out, value in zip(self.weights, weights_next, strict=True)]
+            m.d.sync += [to.eq(value) for to, value in zip(weights_register, weights_next, strict=True)]
 
         # Raw rows: one word holds ``raw_vectors`` subvectors, or a subvector takes ``raw_words`` words.
         per_turn = max(1, config.raw_vectors)
@@ -209,7 +218,7 @@ class WeightLoader(wiring.Component):
             offset = Signal(config.offset_width)
             m.d.comb += offset.eq(Mux(command.diagonal, Mux(diagonal > most, most, diagonal), pass_offset))
             with m.If(wrote_turn & (state == _State.RAW)):
-                m.d.sync += [out.eq(Cat(*[offset] * positions)) for out in self.offsets]
+                m.d.sync += [to.eq(Cat(*[offset] * positions)) for to in offsets_register]
 
         # Compressed rows and the codebook.
         if config.has_codebook:
@@ -237,12 +246,24 @@ class WeightLoader(wiring.Component):
             compressed_groups = Signal(config.groups)
             m.d.comb += [compressed_groups[group].eq(turn == group // ports) for group in range(config.groups)]
             rebuilt = [place(m, platform, f"rebuild_{port}", VectorRebuild(config)) for port in range(ports)]
+            entries = [unpacker.records.payload.word_select(port, config.entry_width) for port in range(ports)]
+            if late:
+                compressed = Signal()
+                taken_entries = [Signal(config.entry_width, name=f"entry_{port}") for port in range(ports)]
+                m.d.comb += crf.read.eq(wrote_turn & (state == _State.COMPRESSED))
+                with m.If(wrote_turn):
+                    m.d.sync += compressed.eq(state == _State.COMPRESSED)
+                    m.d.sync += [to.eq(entry) for to, entry in zip(taken_entries, entries, strict=True)]
             for port, vector in enumerate(rebuilt):
                 m.d.comb += [
-                    vector.entry.eq(unpacker.records.payload.word_select(port, config.entry_width)),
-                    crf.indices[port].eq(vector.index),
+                    vector.entry.eq(taken_entries[port] if late else entries[port]),
+                    crf.indices[port].eq(entries[port][: config.index_width] if late else vector.index),
                     vector.codeword.eq(crf.codewords[port]),
                 ]
+                if late:
+                    m.d.comb += self.weights[port].eq(Mux(compressed, vector.weights, weights_register[port]))
+                if late and sparse:
+                    m.d.comb += self.offsets[port].eq(Mux(compressed, vector.offsets, offsets_register[port]))
             m.d.comb += [
                 unpacker.enable.eq(state == _State.COMPRESSED),
                 unpacker.words.valid.eq(words.valid),
@@ -253,10 +274,11 @@ class WeightLoader(wiring.Component):
             with m.If(state == _State.COMPRESSED):
                 m.d.comb += [words.ready.eq(unpacker.words.ready), wrote_turn.eq(unpacker.records.valid)]
                 m.d.comb += [groups_next.eq(compressed_groups), last_turn.eq(turn == turns - 1)]
-                m.d.comb += [target.eq(vector.weights) for target, vector in zip(weights_next, rebuilt, strict=True)]
-                if sparse:
+                if not late:
+                    m.d.comb += [to.eq(vector.weights) for to, vector in zip(weights_next, rebuilt, strict=True)]
+                if sparse and not late:
                     with m.If(wrote_turn):
-                        m.d.sync += [out.eq(vector.offsets) for out, vector in zip(self.offsets, rebuilt, strict=True)]
+                        m.d.sync += [to.eq(vector.offsets) for to, vector in zip(self.offsets, rebuilt, strict=True)]
             weights_state = Mux(command.compressed, _State.COMPRESSED, _State.RAW)
 
         # Scales.

@@ -9,7 +9,7 @@ from ..config import address_width
 from ..register_file import WordSelect
 from ..verilog import place
 from .arithmetic import PRODUCT_WIDTH, Adder
-from .row import row_for
+from .row import row_for, stored_positions
 
 __all__ = ["Tile"]
 
@@ -82,6 +82,8 @@ class Tile(wiring.Component):
                 m.d.sync += select_now.eq(select)
         write = words.read(m, "write", self.write_address)
 
+        if config.tile == "sparse":
+            positions = stored_positions(m, config, self.offsets)
         contributions, gated = [], []
         for r in range(config.tile_rows):
             row = place(m, platform, f"row_{r}", row_for(config))
@@ -96,7 +98,7 @@ class Tile(wiring.Component):
                 row.weights.eq(self.weights),
             ]
             if config.tile == "sparse":
-                m.d.comb += row.offsets.eq(self.offsets)
+                m.d.comb += row.positions.eq(positions)
             contributions.append(row.contributions)
             if config.gating_counter:
                 gated.append(row.gated)

@@ -44,6 +44,16 @@ def test_small_arrays(core, variant):
     check(core(config), layers + layers[1:2], inputs + inputs[1:2], stall=[0.0] * len(layers) + [0.4])
 
 
+@pytest.mark.parametrize("variant", ["ws-cms", "ews-c", "ews-cm", "ews-cms"])
+def test_codebook_in_srams(core, variant):
+    """The same values in the same cycles as with the codebook in registers, and after int8 weights as well."""
+    rng = np.random.default_rng(6)
+    config = small_array(variant, codebook_memory="sram")
+    layers = [random_layer(config, rng, **LAYERS[kind])[0] for kind in ("stride", "dense")]
+    inputs = [random_input(layer, rng, 1) for layer in layers]
+    check(core(config), layers + layers, inputs + inputs, stall=[0.0, 0.0, 0.0, 0.4])
+
+
 def test_one_array_runs_repeats_of_every_kind(core):
     """A, B, D (tap rows x tap columns) and dense passes, as far as their product fits the WRF."""
     rng = np.random.default_rng(4)

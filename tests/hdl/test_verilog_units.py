@@ -4,11 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.sim import Simulator
 
 from golden.integer import Requantisation
 from golden.masks import decode_masks, encode_masks, mask_positions
 from golden.packing import pack_entries
 from hdl.config import ArrayConfig
+from hdl.pe.offset_pairs import fold, fold_numbers, folded_width, unfold, unfold_lines
 from hdl.units import build_unit
 
 SPARSE = ArrayConfig(rows=4, columns=16, vector_length=8, n=2, m=4, codewords=40, wrf_depth=4, tile_rows=2)
@@ -121,6 +124,41 @@ def test_mask_encoder(unit, n, m):
     np.testing.assert_array_equal(got["offsets"].reshape(-1, n), positions - np.arange(n))
 
 
+@pytest.mark.parametrize(("reach", "width"), [(3, 3), (5, 5), (6, 5), (7, 5), (13, 7)])
+def test_folded_pairs(reach, width):
+    """Every ascending pair fits the width, has a code of its own, and comes back as numbers and as one-hot lines."""
+    assert folded_width(reach) == width
+    pairs = [(low, high) for high in range(reach) for low in range(high + 1)]
+    m = Module()
+    low, high = Signal(range(reach)), Signal(range(reach))
+    back = [Signal(4, name=name) for name in ("low_back", "high_back")]
+    lines = [Signal(reach, name=name) for name in ("low_lines", "high_lines")]
+    pair = Signal(width)
+    m.d.comb += pair.eq(fold(m, "fold", low, high, reach))
+    m.d.comb += [to.eq(value) for to, value in zip(back, unfold(m, "numbers", pair, reach), strict=True)]
+    m.d.comb += [to.eq(Cat(*value)) for to, value in zip(lines, unfold_lines(m, "lines", pair, reach), strict=True)]
+    codes = []
+
+    async def bench(ctx):
+        for a, b in pairs:
+            ctx.set(low, a)
+            ctx.set(high, b)
+            await ctx.delay(1e-9)
+            codes.append(ctx.get(pair))
+            assert codes[-1] == fold_numbers(a, b, reach)
+            assert [ctx.get(value) for value in (*back, *lines)] == [a, b, 1 << a, 1 << b]
+
+    simulator = Simulator(m)
+    simulator.add_testbench(bench)
+    simulator.run()
+    assert len(set(codes)) == len(pairs)
+
+
+@pytest.mark.parametrize("reach", [2, 4, 8])
+def test_pairs_that_folding_does_not_shorten(reach):
+    assert folded_width(reach) is None
+
+
 @pytest.mark.parametrize("path", ["direct", "lut"])
 @pytest.mark.parametrize(("n", "m"), MASKS)
 def test_mask_decoder(unit, n, m, path):
@@ -162,21 +200,30 @@ def test_unpacker(unit, rng, config, stall):
 @pytest.mark.parametrize("style", ["behavioural", "structural"])
 @pytest.mark.parametrize("ports", [1, 4])
 def test_codebook_register_file(unit, rng, ports, style):
-    config = SPARSE.replace(columns=32, crf_read_ports=ports, style=style)
+    """Codebooks of several sizes one after another, with pauses; words of the present one are read as soon as they are
+    there."""
+    config = SPARSE.replace(columns=32, crf_read_ports=ports, style=style, codewords=72, index_width=7)
     latency = component(config, "codebook_register_file").latency
-    count, book = 300, np.zeros((40, 8), int)
-    index, codeword = rng.permutation(np.resize(np.arange(40), count)), rng.integers(-128, 128, (count, 8))
-    write = rng.random(count) < 0.7
-    reads = rng.integers(0, 40, (count, ports))
-    expected = []
-    for now in range(count):
+    writes = []
+    for size in (72, 5, 1, 40, 72):
+        book = rng.integers(-128, 128, (size, 8))
+        writes += [(index, word) for index, word in enumerate(book[np.argsort(book[:, 0])])]
+    write = rng.random(2 * len(writes)) < 0.6
+    assert write.sum() >= len(writes)
+    write[np.flatnonzero(write)[len(writes) :]] = False
+    index, codeword = rng.integers(0, 72, len(write)), rng.integers(-128, 128, (len(write), 8))
+    index[write], codeword[write] = [index for index, _ in writes], [word for _, word in writes]
+    reads, expected, book = [], [], np.zeros((1, 8), int)
+    for now in range(len(write)):
+        reads.append(rng.integers(0, len(book), ports))
         expected.append(book[reads[now]])
         if write[now]:
-            book[index[now]] = codeword[now]
-    inputs = {"write": write, "write_index": index, "codeword": codeword, "indices": reads}
+            book = codeword[[now]] if index[now] == 0 else np.concatenate([book, codeword[[now]]])
+    inputs = {"write": write, "write_index": index, "codeword": codeword, "indices": np.array(reads)}
     got = unit(config, "codebook_register_file").play(inputs, {"codewords": (8, 8, True)})
     assert latency == 1  # the model above reads what was written in earlier cycles
-    np.testing.assert_array_equal(got["codewords"].reshape(count, ports, 8), expected)
+    start = np.flatnonzero(write)[0] + 1
+    np.testing.assert_array_equal(got["codewords"].reshape(len(write), ports, 8)[start:], expected[start:])
 
 
 @pytest.mark.parametrize(
@@ -255,6 +302,9 @@ def test_row(unit, rng, tile, depth, style):
     written = writes.pop("write_address")
     writes["write"] = 1 << written if structural else 1 + 2 * written
     del writes["row"]
+    if tile == "sparse":  # two pairs of offsets below 3
+        low, high = np.split(writes.pop("offsets").reshape(len(written), -1, 2), 2, axis=-1)
+        writes["positions"] = (fold_numbers(low, high, 3)[..., 0] << 3 * np.arange(2)).sum(axis=1)
     joined, start = after(writes, inputs)
     simulation = unit(config, f"{tile}_row")
     got = simulation.play(joined, {"contributions": (1, 16, False)})["contributions"] - OFFSET

@@ -99,7 +99,7 @@ def test_blocks_take_the_longest_path(netlist):
     )
 
 
-def test_a_shared_module_is_synthesised_once(nangate45, monkeypatch):
+def test_a_shared_module_is_synthesised_once(nangate45, monkeypatch, cache):
     jobs = []
 
     def count(what, commands, folder, *, modules=(), placed=()):
@@ -113,10 +113,28 @@ def test_a_shared_module_is_synthesised_once(nangate45, monkeypatch):
     assert first.modules["counter"] is second.modules["counter"]
 
 
-@pytest.mark.parametrize("register_files", ["clock_gated", "flip_flop"])
-def test_netlist_behaves_like_the_source(nangate45, tmp_path, register_files):
+def test_hierarchies(nangate45, netlist):
+    """Constants of instances, and then all boundaries, are less to keep each time; there are no areas by block when
+    flattened."""
+    single, flat = (
+        synthesise(DESIGN, "top", nangate45, Policy(hierarchy=name)) for name in ("hierarchical", "flattened")
+    )
+    assert flat.total()[0] <= single.total()[0] <= netlist.total()[0]
+    assert set(flat.modules) == {"top"}
+    assert len(single.modules) == 5  # each counter has a module of its own
+    assert all(number == 1 for number in single.counts.values())
+    assert flat.total()[1] == single.total()[1] == netlist.total()[1]
+    assert single.blocks({"counters": "count", "counters.h*": "high", "store": "store"}).keys() >= {"high", "store"}
+
+
+@pytest.mark.parametrize(
+    ("register_files", "hierarchy"),
+    [("clock_gated", "shared"), ("flip_flop", "hierarchical"), ("clock_gated", "flattened")],
+)
+def test_netlist_behaves_like_the_source(nangate45, tmp_path, register_files, hierarchy):
     """Random stimuli: reset without enable, enable without reset, and both, on the source and on the gates."""
-    synthesise(DESIGN, "top", nangate45, Policy(register_files=register_files), folder=tmp_path)
+    policy = Policy(register_files=register_files, hierarchy=hierarchy)
+    synthesise(DESIGN, "top", nangate45, policy, folder=tmp_path)
     [netlist] = tmp_path.glob("*/netlist.v")
     models = tmp_path / "cells.v"
     run_yosys(
@@ -202,5 +220,5 @@ def test_crash_of_yosys(tmp_path, monkeypatch, script, reason):
 
 
 def test_unknown_policy():
-    with pytest.raises(MvqError, match="must be one of clock_gated, flip_flop"):
-        Policy(register_files="latches")
+    with pytest.raises(MvqError, match="must be one of clock_gated, flip_flop, latch"):
+        Policy(register_files="dram")
