@@ -47,9 +47,9 @@ def area():
     note = (
         f"um2 of cells on {liberty['name']} ({liberty['corner']}), pyosys {report['tools']['pyosys']}; "
         f"{policy['hierarchy']}; "
-        f"register files {policy['register_files']}. "
+        f"register files {policy['register_files']}.\n"
     )
-    return _table(header, rows) + "\n" + note + f"Synthesised in {report['seconds']:.0f} s on 2 cores.\n"
+    return _table(header, rows) + "\n" + note
 
 
 def _library(name):
@@ -87,7 +87,17 @@ def area_changes():
             rows[-1] += [f"{row['total_um2'] / 1e6:.3f}", f"{row['vs_ews']:+.1%}", f"{row['named_vs_ews']:+.1%}"]
             rows[-1] += [f"{row['cycles'] / row['cycles_of_all_ports'] - 1:+.1%}"]
             rows[-1] += [trained.get((row["codewords"], row["n"], row["m"]), "")]
-    header = ["library", "register files", "size", "EWS-CMS with", "mm2", "vs EWS", "named blocks", "cycles", "accuracy"]
+    header = [
+        "library",
+        "register files",
+        "size",
+        "EWS-CMS with",
+        "mm2",
+        "vs EWS",
+        "named blocks",
+        "cycles",
+        "accuracy",
+    ]
     return _table(header, rows)
 
 
