@@ -162,13 +162,15 @@ def _panel(axis, report):
             for place, size in zip(places, sizes, strict=True)
             if (ratio := paper_ratio(variant, size)) is not None
         ]
-        axis.plot(
-            *zip(*papers, strict=True), "k_", ms=7, label="paper" if variant == "ews-cms" else None
-        ) if papers else 0
+        if papers:
+            label = "paper" if variant == "ews-cms" else None
+            axis.plot(*zip(*papers, strict=True), "k_", ms=7, label=label)
         if variant == "ews-cms":
+            beyond = dict(papers)  # the number stands clear of the paper's mark
             for place, height in zip(places, heights, strict=True):
-                where = {"ha": "center", "va": "bottom" if height > 0 else "top", "fontsize": 7}
-                axis.annotate(f"{height:+.0f}", (place, height), **where)
+                pick, side = (max, "bottom") if height > 0 else (min, "top")
+                end = pick(height, beyond.get(place, height) + (3 if height > 0 else -3))
+                axis.annotate(f"{height:+.0f}", (place, end), ha="center", va=side, fontsize=7)
     axis.axhline(0, color="black", lw=0.6)
     axis.set_title(f"{report['liberty']['name'][:24]}\n{report['register_files']}", fontsize=8)
     axis.set_xticks(range(len(sizes)), [f"{size} x {size}" for size in sizes], fontsize=8)
