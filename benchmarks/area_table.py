@@ -245,7 +245,8 @@ def main():
             key = (fresh["library"], registers)
             keep("changes", lambda old, key=key: (old["library"], old["register_files"]) == key, fresh)
     show(results, Console(width=120))
-    draw(results, arguments.json.with_suffix(".png"))
+    if results["reports"]:
+        draw(results, arguments.json.with_suffix(".png"))
 
 
 if __name__ == "__main__":
