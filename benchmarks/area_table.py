@@ -2,7 +2,7 @@
 
     python benchmarks/area_table.py [--libraries nangate45,sky130A:sky130_fd_sc_hd,ihp-sg13g2:sg13g2_stdcell]
                                     [--register-files clock_gated,latch] [--codebooks registers,sram]
-                                    [--sizes 16,32,64] [--changes nangate45] [--jobs 2] [--json FILE]
+                                    [--sizes 16,32,64] [--changes nangate45] [--only REGEX] [--jobs 2] [--json FILE]
 
 Everything of a core is counted: array, codebook, decoding and loading, register files, requantisation, control. A row
 is compared with base EWS of the same library, register files and size, from the same run; in whole, and without
@@ -19,6 +19,7 @@ found below PDK_ROOT. The picture is FILE with .png.
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 from rich import box
@@ -95,9 +96,9 @@ def tab7(library, files, codebook, sizes, jobs, tell):
     return {"register_files": files, "codebook": codebook, **report, "references": []}
 
 
-def changes(library, files, sizes, jobs, tell):
-    """What EWS-CMS takes with less."""
-    cases = [(size, name, config) for size in sizes for name, config in changed(size)]
+def changes(library, files, sizes, only, jobs, tell):
+    """What EWS-CMS takes with less; ``only`` are the cases whose name has this pattern."""
+    cases = [(size, name, config) for size in sizes for name, config in changed(size) if re.search(only, name)]
     configs = list(dict.fromkeys(config for _, _, config in cases))
     report = area_report(configs, library, policy=Policy(register_files=files), jobs=jobs, progress=tell)
     compare_named(report["rows"], report["references"])
@@ -161,13 +162,15 @@ def _panel(axis, report):
             for place, size in zip(places, sizes, strict=True)
             if (ratio := paper_ratio(variant, size)) is not None
         ]
-        axis.plot(
-            *zip(*papers, strict=True), "k_", ms=7, label="paper" if variant == "ews-cms" else None
-        ) if papers else 0
+        if papers:
+            label = "paper" if variant == "ews-cms" else None
+            axis.plot(*zip(*papers, strict=True), "k_", ms=7, label=label)
         if variant == "ews-cms":
+            beyond = dict(papers)  # the number stands clear of the paper's mark
             for place, height in zip(places, heights, strict=True):
-                where = {"ha": "center", "va": "bottom" if height > 0 else "top", "fontsize": 7}
-                axis.annotate(f"{height:+.0f}", (place, height), **where)
+                pick, side = (max, "bottom") if height > 0 else (min, "top")
+                end = pick(height, beyond.get(place, height) + (3 if height > 0 else -3))
+                axis.annotate(f"{height:+.0f}", (place, end), ha="center", va=side, fontsize=7)
     axis.axhline(0, color="black", lw=0.6)
     axis.set_title(f"{report['liberty']['name'][:24]}\n{report['register_files']}", fontsize=8)
     axis.set_xticks(range(len(sizes)), [f"{size} x {size}" for size in sizes], fontsize=8)
@@ -208,6 +211,7 @@ def main():
     parser.add_argument("--codebooks", default="registers,sram")
     parser.add_argument("--sizes", default="16,32,64")
     parser.add_argument("--changes", default="nangate45", help="libraries of the second table")
+    parser.add_argument("--only", default="", help="cases of the second table whose name has this regular expression")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--json", type=Path, default=Path("docs/results/area_table.json"))
     arguments = parser.parse_args()
@@ -237,11 +241,12 @@ def main():
         for registers in files:
             console.print(f"{library}, register files {registers}, fewer ports and codewords")
             with stages(console) as tell:
-                fresh = changes(library, registers, sizes, arguments.jobs, tell)
+                fresh = changes(library, registers, sizes, arguments.only, arguments.jobs, tell)
             key = (fresh["library"], registers)
             keep("changes", lambda old, key=key: (old["library"], old["register_files"]) == key, fresh)
     show(results, Console(width=120))
-    draw(results, arguments.json.with_suffix(".png"))
+    if results["reports"]:
+        draw(results, arguments.json.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -47,9 +47,9 @@ def area():
     note = (
         f"um2 of cells on {liberty['name']} ({liberty['corner']}), pyosys {report['tools']['pyosys']}; "
         f"{policy['hierarchy']}; "
-        f"register files {policy['register_files']}. "
+        f"register files {policy['register_files']}.\n"
     )
-    return _table(header, rows) + "\n" + note + f"Synthesised in {report['seconds']:.0f} s on 2 cores.\n"
+    return _table(header, rows) + "\n" + note
 
 
 def _library(name):
@@ -58,18 +58,17 @@ def _library(name):
 
 def area_table():
     """``benchmarks/area_table.py``: Tab. 7."""
-    rows = []
+    rows, sizes = [], (16, 32, 64)
     for report in _load("area_table")["reports"]:
         areas = {(row["variant"], row["rows"]): row for row in report["rows"]}
-        sizes = sorted({size for _, size in areas})
         for variant in dict.fromkeys(variant for variant, _ in areas):
-            own = [areas[variant, size] for size in sizes]
+            own = [areas.get((variant, size)) for size in sizes]  # some sizes may not have been run
             rows.append([_library(report["liberty"]["name"]), report["register_files"], report["codebook"], variant])
-            rows[-1] += [f"{row['total_um2'] / 1e6:.3f}" for row in own]
-            rows[-1] += [f"{row['vs_ews']:+.1%}" for row in own] + [f"{row['named_vs_ews']:+.1%}" for row in own]
-            rows[-1] += ["" if row["paper_vs_ews"] is None else f"{row['paper_vs_ews']:+.1%}" for row in own]
-    header = ["library", "register files", "codebook", "variant", *(f"mm2, {size}" for size in (16, 32, 64))]
-    header += [f"{what}, {size}" for what in ("vs EWS", "named blocks", "paper") for size in (16, 32, 64)]
+            rows[-1] += ["" if row is None else f"{row['total_um2'] / 1e6:.3f}" for row in own]
+            for key in ("vs_ews", "named_vs_ews", "paper_vs_ews"):
+                rows[-1] += ["" if row is None or row[key] is None else f"{row[key]:+.1%}" for row in own]
+    header = ["library", "register files", "codebook", "variant", *(f"mm2, {size}" for size in sizes)]
+    header += [f"{what}, {size}" for what in ("vs EWS", "named blocks", "paper") for size in sizes]
     return _table(header, rows)
 
 
@@ -87,7 +86,17 @@ def area_changes():
             rows[-1] += [f"{row['total_um2'] / 1e6:.3f}", f"{row['vs_ews']:+.1%}", f"{row['named_vs_ews']:+.1%}"]
             rows[-1] += [f"{row['cycles'] / row['cycles_of_all_ports'] - 1:+.1%}"]
             rows[-1] += [trained.get((row["codewords"], row["n"], row["m"]), "")]
-    header = ["library", "register files", "size", "EWS-CMS with", "mm2", "vs EWS", "named blocks", "cycles", "accuracy"]
+    header = [
+        "library",
+        "register files",
+        "size",
+        "EWS-CMS with",
+        "mm2",
+        "vs EWS",
+        "named blocks",
+        "cycles",
+        "accuracy",
+    ]
     return _table(header, rows)
 
 

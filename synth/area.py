@@ -49,6 +49,8 @@ FORMAT_VERSION = 1
 
 _VARIANT_FIELDS = ("weights", "tile", "wrf_depth")
 _CODEBOOK_FIELDS = ("vector_length", "codewords", "index_width")
+#: what base EWS, with its int8 weights, has no use for.
+_COMPRESSION_FIELDS = ("n", "m", "codewords", "index_width", "crf_read_ports", "codebook_memory", "mask_path")
 
 
 def _changes(config, variant):
@@ -101,8 +103,9 @@ def expand(sources, variants=(), sizes=()):
 
 
 def _reference(config):
-    """Plain EWS of the same size and the same choices."""
-    return preset("ews", config.rows, config.columns, **_changes(config, "ews"))
+    """Base EWS of the same size and the same choices, whatever the weights are compressed to."""
+    changes = {name: value for name, value in _changes(config, "ews").items() if name not in _COMPRESSION_FIELDS}
+    return preset("ews", config.rows, config.columns, **changes)
 
 
 def in_memory(configs, codebook):

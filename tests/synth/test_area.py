@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hdl.config import VARIANTS, ConfigError, preset
-from synth.area import BLOCKS, area_report, draw_areas, expand, save_report
+from synth.area import BLOCKS, _reference, area_report, draw_areas, expand, save_report
 from synth.tables import area_table
 
 
@@ -53,6 +53,14 @@ def test_expand_carries_what_a_file_sets_apart(tmp_path):
     assert (cms.rows, cms.codewords, cms.psum_width, cms.arf_depth) == (32, 64, 22, 4)
     assert (common.codewords, common.psum_width, common.arf_depth) == (1024, 22, 4)
     assert (stationary.psum_width, stationary.arf_depth) == (22, preset("ws", 32).arf_depth)
+
+
+def test_one_reference_whatever_the_codebook_is():
+    """All of a size are compared with the same base EWS; what is not about compression carries over."""
+    changes = {"crf_read_ports": 1, "codewords": 64, "n": 1, "m": 4, "codebook_memory": "sram"}
+    assert _reference(preset("ews-cms", 64, **changes)) == preset("ews", 64)
+    assert _reference(preset("ews-c", 32)) == preset("ews", 32)
+    assert _reference(preset("ews-cm", 32, psum_width=22)) == preset("ews", 32, psum_width=22)
 
 
 @pytest.mark.parametrize(
