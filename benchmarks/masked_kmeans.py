@@ -143,10 +143,12 @@ def measure(array, masks, n, m, codewords, threads, repeats, seed=0, checked=200
     reference = faiss.Kmeans(length, codewords, niter=3, seed=seed, max_points_per_centroid=count)
     reference.train(array)
 
-    seconds = {"masked": [], "plain": []}
+    seconds = {"masked": [], "assign": [], "plain": []}
     for _ in range(repeats):
         start = time.perf_counter()
-        data.update(codebook, data.assign(codebook))
+        assignment = data.assign(codebook)
+        seconds["assign"].append(time.perf_counter() - start)
+        data.update(codebook, assignment)
         seconds["masked"].append(time.perf_counter() - start)
         plain = faiss.Kmeans(length, codewords, niter=2, seed=seed, max_points_per_centroid=count)
         plain.train(array, init_centroids=reference.centroids)
@@ -164,6 +166,7 @@ def measure(array, masks, n, m, codewords, threads, repeats, seed=0, checked=200
         "threads": threads,
         "repeats": repeats,
         "masked_seconds": min(seconds["masked"]),
+        "assign_seconds": min(seconds["assign"]),
         "faiss_seconds": min(seconds["plain"]),
         "ratio": min(seconds["masked"]) / min(seconds["plain"]),
         "median_ratio": float(np.median(seconds["masked"]) / np.median(seconds["plain"])),
@@ -217,12 +220,12 @@ def main():
     if options.resnet50:
         result["weights"] = "random, of the shapes of ResNet-50's layers" if options.random else "ResNet-50"
         result |= expanded_assignment(array, masks, codebook, options.sample)
-        result["expanded_ratio"] = result["expanded_seconds"] / result["masked_seconds"]
+        result["expanded_ratio"] = result["expanded_seconds"] / result["assign_seconds"]
         print(
             f"the paper's formulation        {result['expanded_seconds'] * 1e3:8.1f} ms, assignment alone: "
             f"{result['expanded_sample_seconds'] * 1e3:.1f} ms for {result['expanded_sample']} vectors, scaled, "
             f"in batches of {result['expanded_batch']}; "
-            f"{result['expanded_ratio']:.1f} times ours"
+            f"{result['expanded_ratio']:.1f} times ours of {result['assign_seconds'] * 1e3:.1f} ms"
         )
         result |= whole
         print(
