@@ -132,7 +132,7 @@ def area_report(configs, liberty="nangate45", unit=None, policy=None, *, jobs=2,
     started = time.monotonic()
     references = [] if unit else [_reference(config) for config in configs]
     needed = list(dict.fromkeys([*configs, *references]))
-    designs = _generate_all(needed, unit, policy.style, jobs, progress)
+    designs = generate_all(needed, unit, policy.style, jobs, progress)
     netlists = synthesise_all(
         [(config.name, text, top) for config, (text, top, _) in zip(needed, designs, strict=True)],
         library,
@@ -167,7 +167,7 @@ def area_report(configs, liberty="nangate45", unit=None, policy=None, *, jobs=2,
     }
 
 
-def _generate_all(configs, unit, style, jobs, progress):
+def generate_all(configs, unit, style, jobs, progress):
     """[(text, top, blocks)] in the order of ``configs``, elaborated in ``jobs`` processes."""
     if len(configs) == 1:
         found = [_generate(configs[0], unit, style)]

@@ -42,6 +42,7 @@ class Liberty:
     areas : cell -> area in the library's unit (um2).
     flip_flops, clock_gates : names of the flip-flop and of the integrated clock-gating cells.
     nand2_area : area of the smallest two-input NAND, the gate equivalent.
+    buffer : a buffer of twice the smallest drive, or the only one; None where there is none.
     full_adder, half_adder : (cell, input pins, sum pin, carry pin) of the smallest adder cells, or None.
     """
 
@@ -53,6 +54,7 @@ class Liberty:
     flip_flops: tuple
     clock_gates: tuple
     nand2_area: float
+    buffer: str | None
     full_adder: tuple | None
     half_adder: tuple | None
 
@@ -235,9 +237,16 @@ def read_liberty(path):
         flip_flops=flip_flops,
         clock_gates=tuple(match[1] for match in _cells_with(text, r"clock_gating_integrated_cell\s*:")),
         nand2_area=min(nands),
+        buffer=_buffer(tables, areas),
         full_adder=_adder(modules, tables, areas, 3, 0b10010110, 0b11101000),
         half_adder=_adder(modules, tables, areas, 2, 0b0110, 0b1000),
     )
+
+
+def _buffer(tables, areas):
+    """A cell that only repeats its input, of the second smallest area, or of the smallest."""
+    found = {areas[cell]: cell for cell in sorted(tables, reverse=True) if list(tables[cell].values()) == [0b10]}
+    return found[sorted(found)[:2][-1]] if found else None
 
 
 def _inputs(module):
