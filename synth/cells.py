@@ -11,7 +11,7 @@ from synth.liberty import LibertyError
 
 __all__ = ["CellLibrary", "Table", "read_cells"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 _FARADS = {"ff": 1e-15, "pf": 1e-12, "nf": 1e-9}
 _PREFIXES = {"f": 1e-15, "p": 1e-12, "n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3}
@@ -52,6 +52,8 @@ class CellLibrary:
     Attributes
     ----------
     voltage : of the supply, in V.
+    wires : F of the wires of a net that reaches 0, 1, 2, ... pins, by the library's default wire-load model; beyond the
+        last one each pin adds as much as the last did.
     cells : name -> dictionary of
 
         * ``pins``: pin -> ``input`` or ``output``; ``capacitance``: input pin -> F;
@@ -66,7 +68,15 @@ class CellLibrary:
     """
 
     voltage: float
+    wires: list
     cells: dict
+
+    def wire(self, pins):
+        """F of the wires of nets that reach ``pins`` pins (an array)."""
+        known = np.array(self.wires)
+        last = len(known) - 1
+        step = known[-1] - known[-2] if last else 0.0
+        return known[np.minimum(pins, last)] + np.maximum(pins - last, 0) * step
 
 
 def _text(value):
@@ -126,8 +136,10 @@ def _table(group, templates, time, capacitance, unit):
         order.append(kind)
     if order == ["load", "slew"]:
         values = values.T
-    values = values.reshape(len(grids["slew"]), len(grids["load"])) if values.size > 1 else np.full(
-        (1, 1), values.reshape(-1)[0]
+    values = (
+        values.reshape(len(grids["slew"]), len(grids["load"]))
+        if values.size > 1
+        else np.full((1, 1), values.reshape(-1)[0])
     )
     if values.shape == (1, 1):
         grids = {"slew": np.array([0.0]), "load": np.array([0.0])}
@@ -240,7 +252,20 @@ def _parse(liberty):
         _text(cell.args[0]): _cell(cell, templates, time, capacitance, leakage_unit, voltage_unit)
         for cell in library.get_groups("cell")
     }
-    return {"voltage": voltage, "cells": cells}
+    return {"voltage": voltage, "wires": _wires(library, capacitance), "cells": cells}
+
+
+def _wires(library, capacitance):
+    name = _text(library.get("default_wire_load"))
+    groups = [group for group in library.get_groups("wire_load") if _text(group.args[0]) == name]
+    if not groups:
+        return [0.0]
+    [group] = groups
+    points = {int(float(fanout)): float(length) for fanout, length in group.get_attributes("fanout_length")}
+    most = max(points)
+    lengths = np.interp(range(most + 1), [0, *sorted(points)], [0.0, *(points[key] for key in sorted(points))])
+    lengths = np.append(lengths, lengths[-1] + float(group.get("slope", 0) or 0))
+    return (lengths * float(group["capacitance"]) * capacitance).tolist()
 
 
 def read_cells(liberty):

@@ -76,8 +76,7 @@ class Policy:
         if not self.clock_ps:
             return self.abc_script
         return (
-            self.abc_script.replace("dc2;", "")
-            + f";buffer -c;topo;upsize -D {self.clock_ps};dnsize -D {self.clock_ps}"
+            self.abc_script.replace("dc2;", "") + f";buffer -c;topo;upsize -D {self.clock_ps};dnsize -D {self.clock_ps}"
         )
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from golden.files import cache_folder, replacing, write_text
+import hdl
+from golden.files import cache_folder, write_text
 from hdl.config import MvqError
 from synth.area import generate_all
 from synth.flow import Policy, block_of, split_modules, synthesise_all
@@ -56,7 +57,7 @@ class Design:
     ----------
     config : :class:`hdl.config.ArrayConfig`. ``liberty`` : :class:`synth.liberty.Liberty`. ``policy`` :
         :class:`synth.flow.Policy`.
-    folder : of ``netlist.v``, ``netlist.json`` and ``area.json``. ``top`` : name of the top module.
+    folder : of ``netlist.v``, ``netlist.json`` and ``area.json``.
     key : changes when netlist or library do.
     """
 
@@ -64,8 +65,9 @@ class Design:
     liberty: Liberty
     policy: Policy
     folder: Path
-    top: str
     key: str
+
+    top = "mvq_core"
 
     @cached_property
     def modules(self):
@@ -99,38 +101,40 @@ def map_designs(configs, liberty, clock_ps, *, policy=None, jobs=2, progress=Non
     policy = Policy(**{**(policy.__dict__ if policy else {}), "clock_ps": clock_ps})
     if liberty.buffer is None:
         raise MvqError(f"the library {liberty.path} has no buffer, so gates cannot be sized for a clock")
-    generated = generate_all(configs, None, policy.style, jobs, progress)
+    sources = _sources()
     designs = []
-    for config, (text, top, _) in zip(configs, generated, strict=True):
-        parts = (text, top, liberty.sha256, json.dumps(policy.to_dict()), version("pyosys"), _flow())
+    for config in configs:
+        parts = (config.hash, liberty.sha256, json.dumps(policy.to_dict()), *sources)
         key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
-        designs.append(Design(config, liberty, policy, cache_folder("netlists") / f"{config.name}-{key}", top, key))
-    missing = [
-        index
-        for index, design in enumerate(designs)
-        if not all((design.folder / name).is_file() for name in _FILES)
-        and design.folder not in [other.folder for other in designs[:index]]
-    ]
-    if not missing:
-        return designs
-    work = Path(tempfile.mkdtemp(prefix="mvq-netlist-"))
-    netlists = synthesise_all(
-        [(designs[index].config.name, *generated[index][:2]) for index in missing],
-        liberty,
-        policy,
-        jobs=jobs,
-        progress=progress and (lambda done, total: progress("synthesise", done, total)),
-        folder=work,
-    )
-    for index, netlist in zip(missing, netlists, strict=True):
-        _keep(designs[index], netlist, generated[index][2], work)
-    shutil.rmtree(work)
+        designs.append(Design(config, liberty, policy, cache_folder("netlists") / f"{config.name}-{key}", key))
+    missing = {
+        design.folder: design for design in designs if not all((design.folder / name).is_file() for name in _FILES)
+    }
+    if missing:
+        generated = generate_all([design.config for design in missing.values()], None, policy.style, jobs, progress)
+        work = Path(tempfile.mkdtemp(prefix="mvq-netlist-"))
+        netlists = synthesise_all(
+            [
+                (design.config.name, text, top)
+                for design, (text, top, _) in zip(missing.values(), generated, strict=True)
+            ],
+            liberty,
+            policy,
+            jobs=jobs,
+            progress=progress and (lambda done, total: progress("synthesise", done, total)),
+            folder=work,
+        )
+        for design, netlist, (_, _, patterns) in zip(missing.values(), netlists, generated, strict=True):
+            _keep(design, netlist, patterns, work)
+        shutil.rmtree(work)
     return designs
 
 
-def _flow():
-    """Text that changes with the flow."""
-    return f"{_FORMAT} " + (Path(__file__).parent / "flow.py").read_text()
+def _sources():
+    """Texts that change whenever a netlist may: of the gateware, of the flow, of the tools' versions."""
+    flow = Path(__file__).with_name("flow.py")
+    files = [*sorted(Path(hdl.__file__).parent.rglob("*.py")), flow]
+    return [*(path.read_text() for path in files), *(version(name) for name in ("amaranth", "pyosys")), str(_FORMAT)]
 
 
 def _keep(design, netlist, patterns, work):
@@ -148,7 +152,7 @@ def _keep(design, netlist, patterns, work):
         [
             f"read_liberty -lib -ignore_miss_func {quote(design.liberty.path)}",
             f"read_verilog {quote(source)}",
-            f"hierarchy -check -top {design.top}",
+            f"hierarchy -check -top {netlist.top}",
             f"write_verilog -noattr -noexpr -simple-lhs {quote(plain)}",  # OpenSTA reads no assignments to {a, b}
             f"write_json {quote(path)}",
         ],
@@ -239,11 +243,15 @@ def flatten(modules, top, pins, patterns=None, default="control"):
         def net(bit):
             return numbers.setdefault(bit, len(numbers) - 2)  # four texts, two nets
 
-        ports = {port: (way, np.array([net(bit) for bit in bits], np.int32)) for port, (way, bits) in module["ports"].items()}
+        ports = {
+            port: (way, np.array([net(bit) for bit in bits], np.int32)) for port, (way, bits) in module["ports"].items()
+        }
         rows, children, same = {}, [], []
         for instance, (kind, connections) in module["cells"].items():
             if kind in modules:
-                children.append((instance, kind, {port: [net(bit) for bit in bits] for port, bits in connections.items()}))
+                children.append(
+                    (instance, kind, {port: [net(bit) for bit in bits] for port, bits in connections.items()})
+                )
             else:
                 rows.setdefault(kind, []).append(
                     [net(connections[pin][0]) if connections.get(pin) else 0 for pin in pins[kind]]
