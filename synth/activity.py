@@ -317,8 +317,7 @@ def _run(
     for s in range(1, streams):
         base[s] = base[s - 1] + word_counts[s - 1] * (bus_starts[s] - bus_starts[s - 1])
     queued = np.zeros(functions, np.bool_)
-    queue, following = np.zeros(functions, np.int32), np.zeros(functions, np.int32)
-    changed, next_changed = np.zeros(nets, np.int32), np.zeros(nets, np.int32)
+    queue, changed = np.zeros(functions, np.int32), np.zeros(nets, np.int32)
     sampled = np.zeros(len(data), np.uint8)
     count, out, cycle = 0, 0, 0
 

@@ -1,5 +1,5 @@
-"""What timing and power need to know of a library's cells: functions, capacitances, tables of transition times, internal
-energies and leakage. The Liberty text is read by liberty-parser, and the result kept in the user's cache."""
+"""What timing and power need to know of a library's cells: functions, capacitances, tables of transition times and of
+internal energies, leakage. The Liberty text is read by liberty-parser, and the result kept in the user's cache."""
 
 import json
 from dataclasses import dataclass

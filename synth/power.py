@@ -1,9 +1,9 @@
 """Power of a mapped core: energies of the library's tables for every net, and what a simulation makes of them.
 
 Before layout: wires are those of the library's default wire-load model, the clock tree has no buffers and no wires, and
-its edges are sharp. Transition times elsewhere come from the library's tables, with the mean of a gate's inputs. A toggle
-takes the mean of the energies of a rising and a falling edge, over the pins that may have caused it, and over the
-conditions under which it may happen; for these, pins are taken to be 1 half of the time. Leakage uses how long they
+its edges are sharp. Transition times elsewhere come from the library's tables, with the mean of a gate's inputs. A
+toggle takes the mean of the energies of a rising and a falling edge, over the pins that may have caused it, and over
+the conditions under which it may happen; for these, pins are taken to be 1 half of the time. Leakage uses how long they
 really are.
 
 OpenSTA 2.0.17, with which this is compared at uniform activity, counts both edges for every toggle, and the energies of

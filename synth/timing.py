@@ -23,7 +23,7 @@ from synth.netlist import BLOCKS, flatten, map_designs
 from synth.sta import find_sta, run_sta
 from synth.yosys import quote
 
-__all__ = ["EDGE_SHARE", "TimingError", "check_clock", "timing_report", "timing_table"]
+__all__ = ["EDGE_SHARE", "TimingError", "check_clock", "timing_report", "timing_table", "unmet"]
 
 #: part of a period that the logic around the core takes before its inputs and after its outputs.
 EDGE_SHARE = 0.1
@@ -248,10 +248,10 @@ def timing_report(configs, clock_mhz, liberty="nangate45", policy=None, *, jobs=
     check_clock(clock_mhz)
     library = read_liberty(resolve_liberty(liberty))
     designs = map_designs(configs, library, round(1e6 / clock_mhz), policy=policy, jobs=jobs, progress=progress)
-    source = Path(__file__).read_text()
 
     def kept_row(design):
-        key = hashlib.sha256("\0".join((design.key, repr(clock_mhz), source)).encode()).hexdigest()[:20]
+        script = "\n".join(_script(design, Path("netlist.v"), 1e3 / clock_mhz))
+        key = hashlib.sha256(f"{_FORMAT} {design.key} {script}".encode()).hexdigest()[:20]
         kept = cache_folder("timing") / f"{design.config.name}-{key}.json"
         try:
             return json.loads(kept.read_text())
