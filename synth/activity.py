@@ -12,7 +12,7 @@ from numba import njit
 
 from hdl.config import MvqError
 
-__all__ = ["Activity", "Circuit", "StimulusError", "Streams", "circuit_of", "simulate"]
+__all__ = ["RESET_CYCLES", "Activity", "Circuit", "StimulusError", "Streams", "circuit_of", "simulate"]
 
 #: inputs that a gate may have.
 _INPUTS = 6
@@ -198,7 +198,7 @@ class Activity:
 
 
 STREAMS = ("command", "weights", "ifmap", "psum_in")
-_RESET_CYCLES = 2
+RESET_CYCLES = 2
 
 
 def simulate(flat, circuit, streams, energies=None, gate_energies=None, most_cycles=100_000):
@@ -349,7 +349,7 @@ def _run(
                     if inverses[r] > 1 and values[inverses[r]] == sampled[r]:
                         changed[changes] = inverses[r]
                         changes += 1
-        reset = np.uint8(cycle < _RESET_CYCLES)
+        reset = np.uint8(cycle < RESET_CYCLES)
         if values[rst] != reset:
             changed[changes] = rst
             changes += 1

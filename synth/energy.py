@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from golden.files import cache_folder, write_text
+from golden.traffic import COSTS
 from synth.cells import read_cells
 from synth.netlist import BLOCKS, flatten
 
-__all__ = ["EVENTS", "Stimulus", "measure", "stimulus_of"]
+__all__ = ["EVENTS", "Stimulus", "event_counts", "mac_energy", "measure", "network_energy", "stimulus_of"]
 
 #: what has a cost, in this order.
 EVENTS = ("cycle", "issued", "codeword word", "weight word", "ofmap vector")
@@ -118,7 +119,7 @@ def measure(design, stimulus):
 
 
 def _measure(design, stimulus):
-    from synth.activity import StimulusError, circuit_of, simulate
+    from synth.activity import RESET_CYCLES, StimulusError, circuit_of, simulate
     from synth.power import leakage, power_model
 
     library = read_cells(design.liberty)
@@ -163,9 +164,8 @@ def _measure(design, stimulus):
         ],
         axis=1,
     ).astype(float)
-    first = 4  # cycles of reset
-    dynamic = activity.energy[first:, 0] + activity.gate_energy[first:]
-    events = events[first:]
+    dynamic = activity.energy[RESET_CYCLES:, 0] + activity.gate_energy[RESET_CYCLES:]
+    events = events[RESET_CYCLES:]
     costs = _fit(events, dynamic)
     costs[:, 0] += still
     whole = dynamic.sum(axis=0) + len(events) * still
@@ -173,7 +173,7 @@ def _measure(design, stimulus):
     size = windows[-1] + 1
     measured = np.bincount(windows, dynamic.sum(axis=1), minlength=size) + np.bincount(windows) * still.sum()
     fitted = np.bincount(windows, events @ costs.sum(axis=0), minlength=size)
-    toggles = activity.energy[first:].sum(axis=(0, 2))
+    toggles = activity.energy[RESET_CYCLES:].sum(axis=(0, 2))
     return {
         "layer": stimulus.name,
         "cycles": len(events),
@@ -207,3 +207,56 @@ def _fit(events, energy):
         if fitted:
             costs[block] *= column.sum() / fitted
     return costs
+
+
+def event_counts(found):
+    """{event: number} of :data:`EVENTS` in a network on an accelerator.
+
+    Parameters
+    ----------
+    found : :class:`golden.estimate.Estimate`, or a part of one.
+    """
+    array = found.machine.array
+    counts = dict.fromkeys(EVENTS, 0)
+    for one in found.layers:
+        accesses, layer = one.traffic.counts, one.layer
+        codewords = array.codewords * array.codeword_words if layer.compressed and array.has_codebook else 0
+        streamed = accesses.get(("l2", "weights"), 0) - accesses.get(("dram", "weights"), 0)
+        spilled = accesses.get(("l1", "psums"), 0) / (2 * array.columns * array.psum_width / 8)
+        vectors = -(-layer.ofmap[0] // array.columns) * layer.ofmap[1] * layer.ofmap[2]
+        numbers = (
+            one.cycles,
+            accesses.get(("prf", "psums"), 0) / (2 * array.columns),
+            codewords,
+            max(0, streamed / (array.stream_width / 8) - codewords),
+            (vectors if layer.op == "conv" else 0) + spilled,
+        )
+        for event, number in zip(EVENTS, numbers, strict=True):
+            counts[event] += round(number)
+    return counts
+
+
+def network_energy(found, measured, mac_joules):
+    """J of one image by part: blocks of the core by what events cost there, L1 and L2 by the paper's access costs.
+
+    DRAM is left out, as in the paper's Fig. 19.
+
+    Parameters
+    ----------
+    found : :class:`golden.estimate.Estimate`. ``measured`` : what :func:`measure` gave for the same array.
+    mac_joules : J of one multiplication and addition, the unit of the paper's costs (Tab. 8).
+    """
+    counts = event_counts(found)
+    energy = {
+        block: sum(costs[event] * counts[event] for event in EVENTS) for block, costs in measured["costs"].items()
+    }
+    for level in ("l1", "l2"):
+        energy[level.upper()] = found.traffic[level] * COSTS[level] * mac_joules
+    return energy
+
+
+def mac_energy(measured):
+    """J of a multiplication and its addition on a dense array with int8 weights: what multipliers and adders take in a
+    cycle in which the array works, for each of them. Those that a zero saves are among them."""
+    energy = sum(measured["costs"][f"array {part}"]["issued"] for part in ("multipliers", "adders"))
+    return energy * measured["counts"]["issued"] / measured["multiplications"]
