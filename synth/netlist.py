@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +21,12 @@ import hdl
 from golden.files import cache_folder, write_text
 from hdl.config import MvqError
 from synth.area import generate_all
-from synth.flow import Policy, block_of, split_modules, synthesise_all
+from synth.cells import read_cells
+from synth.flow import Netlist, Policy, block_of, split_modules, synthesise_all
 from synth.liberty import Liberty
 from synth.yosys import quote, run_yosys
 
-__all__ = ["BLOCKS", "Design", "Flat", "flatten", "map_designs"]
+__all__ = ["BLOCKS", "Design", "Flat", "buffer_nets", "flatten", "map_designs", "to_verilog"]
 
 #: instance path below the core -> block of timing and power; the area report's blocks, with the array in its parts.
 BLOCKS = {
@@ -45,7 +46,10 @@ BLOCKS = {
     "control_delay": "control",
 }
 
-_FORMAT = 1  # of what is kept
+#: gates that a net drives at most, where it leaves its module.
+FAN_OUT = 16
+
+_FORMAT = 2  # of what is kept
 _FILES = ("netlist.v", "netlist.json", "area.json")
 
 
@@ -145,7 +149,7 @@ def _keep(design, netlist, patterns, work):
         if module.verilog not in texts:
             texts[module.verilog] = split_modules(module.verilog.read_text())
         parts.append(texts[module.verilog][name])
-    source, plain, path = (work / f"{design.folder.name}{end}" for end in (".v", ".plain.v", ".json"))
+    source, path = (work / f"{design.folder.name}{end}" for end in (".v", ".json"))
     source.write_text("\n".join(parts))
     run_yosys(
         f"the netlist of {design.config.name}",
@@ -153,18 +157,20 @@ def _keep(design, netlist, patterns, work):
             f"read_liberty -lib -ignore_miss_func {quote(design.liberty.path)}",
             f"read_verilog {quote(source)}",
             f"hierarchy -check -top {netlist.top}",
-            f"write_verilog -noattr -noexpr -simple-lhs {quote(plain)}",  # OpenSTA reads no assignments to {a, b}
             f"write_json {quote(path)}",
         ],
         work / "json",
     )
     modules = json.loads(path.read_text())["modules"]
     kept = {name: _essentials(module) for name, module in modules.items() if not _is_cell(module)}
-    # nor does it know signed nets
-    text = re.sub(r"\b(input|output|wire|reg) signed\b", r"\1", plain.read_text())
-    write_text(design.folder / "netlist.v", text)
+    added = buffer_nets(kept, read_cells(design.liberty), design.liberty.buffer)
+    size = design.liberty.areas[design.liberty.buffer]
+    areas = {
+        name: replace(module, area=module.area + added.get(name, 0) * size) for name, module in netlist.modules.items()
+    }
+    write_text(design.folder / "netlist.v", to_verilog(kept))
     write_text(design.folder / "netlist.json", json.dumps({"modules": kept}))
-    write_text(design.folder / "area.json", json.dumps(netlist.blocks(patterns)))
+    write_text(design.folder / "area.json", json.dumps(Netlist(netlist.top, areas).blocks(patterns)))
 
 
 def _is_cell(module):
@@ -176,6 +182,109 @@ def _essentials(module):
         "ports": {name: [port["direction"], port["bits"]] for name, port in module["ports"].items()},
         "cells": {name: [cell["type"], cell["connections"]] for name, cell in module["cells"].items()},
     }
+
+
+def buffer_nets(modules, library, buffer):
+    """Buffer the nets that abc does not see, those that reach other modules: no net drives more than :data:`FAN_OUT`
+    gates, in its module and behind the ports of others. Clocks stay as they are.
+
+    Parameters
+    ----------
+    modules : as :attr:`Design.modules` has them; changed in place. ``library`` : :class:`synth.cells.CellLibrary`.
+    buffer : name of a cell.
+
+    Returns
+    -------
+    {module: number of buffers that it got}
+    """
+    [(output, (pins, _))] = library.cells[buffer]["functions"].items()
+    added, weights = {}, {}
+
+    def visit(name):
+        if name in weights:
+            return
+        module = modules[name]
+        sinks = {}  # net -> [(gates, connection, index)]
+        outside = set()  # nets that reach another module
+        for kind, connections in module["cells"].values():
+            inner = modules.get(kind)
+            if inner:
+                visit(kind)
+            for port, bits in connections.items():
+                way = inner["ports"][port][0] if inner else library.cells[kind]["pins"].get(port)
+                if way != "input":
+                    continue
+                for index, bit in enumerate(bits):
+                    count = weights[kind].get((port, index), 0) if inner else 1
+                    sinks.setdefault(bit, []).append((count, bits, index))
+                    if inner:
+                        outside.add(bit)
+        clocks = set(module["ports"].get("clk", ["", []])[1])
+        last = max((bit for bit in sinks if isinstance(bit, int)), default=1)
+        last = max([last, *(bit for _, bits in module["ports"].values() for bit in bits if isinstance(bit, int))])
+        fresh = last + 1_000_000  # beyond the numbers of outputs, too
+        for net in sorted(outside - clocks - {"0", "1", "x"}):
+            waiting = sinks[net]
+            while sum(count for count, _, _ in waiting) > FAN_OUT and len(waiting) > 1:
+                groups, load = [[]], 0
+                for sink in sorted(waiting, key=lambda sink: sink[0]):
+                    if load + sink[0] > FAN_OUT and groups[-1]:
+                        groups.append([])
+                        load = 0
+                    groups[-1].append(sink)
+                    load += sink[0]
+                waiting = []
+                for group in groups:
+                    number = added[name] = added.get(name, 0) + 1
+                    fresh += 1
+                    for _, bits, index in group:
+                        bits[index] = fresh
+                    source = [net]
+                    module["cells"][f"fan_{number}"] = [buffer, {pins[0]: source, output: [fresh]}]
+                    waiting.append((1, source, 0))
+            sinks[net] = waiting
+        weights[name] = {
+            (port, index): sum(count for count, _, _ in sinks.get(bit, ()))
+            for port, (way, bits) in module["ports"].items()
+            if way == "input"
+            for index, bit in enumerate(bits)
+        }
+
+    for name in modules:
+        visit(name)
+    return added
+
+
+def _name(text):
+    return text if re.fullmatch(r"[A-Za-z_]\w*", text) else f"\\{text} "
+
+
+def to_verilog(modules):
+    """Structural Verilog of ``modules``, in the subset that OpenSTA 2.0.17 reads."""
+    lines = []
+    for name, module in modules.items():
+        known = {"0": "1'b0", "1": "1'b1", "x": "1'b0"}
+        header, aliases = [], []
+        for port, (way, bits) in module["ports"].items():
+            header.append(f"  {way} {f'[{len(bits) - 1}:0] ' if len(bits) > 1 else ''}{_name(port)};")
+            for index, bit in enumerate(bits):
+                text = f"{_name(port)}[{index}]" if len(bits) > 1 else _name(port)
+                if known.setdefault(bit, text) != text:
+                    aliases.append(f"  assign {text} = {known[bit]};")
+        places = []
+        for instance, (kind, connections) in module["cells"].items():
+            ports = []
+            for port, bits in connections.items():
+                texts = [known.setdefault(bit, f"n{bit}") for bit in bits]
+                if texts:
+                    ports.append(
+                        f".{_name(port)}({texts[0] if len(texts) == 1 else '{' + ', '.join(texts[::-1]) + '}'})"
+                    )
+            places.append(f"  {_name(kind)} {_name(instance)} ({', '.join(ports)});")
+        wires = [f"  wire {text};" for bit, text in known.items() if text == f"n{bit}"]
+        names = ", ".join(map(_name, module["ports"]))
+        lines += [f"module {_name(name)} ({names});", *header, *wires, *aliases, *places, "endmodule", ""]
+    return "\n".join(lines)
 
 
 # ---- gates as arrays

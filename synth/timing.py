@@ -19,7 +19,7 @@ from hdl.config import MvqError
 from synth.cells import read_cells
 from synth.flow import block_of
 from synth.liberty import read_liberty, resolve_liberty
-from synth.netlist import BLOCKS, flatten, map_designs
+from synth.netlist import BLOCKS, flatten, map_designs, to_verilog
 from synth.sta import find_sta, run_sta
 from synth.yosys import quote
 
@@ -32,7 +32,7 @@ OUTPUT_LOAD = 10
 #: the shortest period is known to so many ps.
 RESOLUTION_PS = 5
 
-_FORMAT = 1
+_FORMAT = 2
 _TILES = ("dense_tile", "sparse_tile")
 
 
@@ -70,31 +70,23 @@ def _edges(modules, tile, cells):
                 if ways[kind][pin] == "input"
             ]
     kept -= {0, 1}
-    lines = []
+
+    def bit(net):
+        return net if net > 1 else str(net)
+
+    places = {}
     for kind, rows in flat.gates.items():
         cell = cells.cells[kind]
         clock = (cell["flip_flop"] or cell["clock_gate"] or {}).get("clock")
         for row in rows.tolist():
             if kept.isdisjoint(row):
                 continue
-            ports = [f".{pin}(n[{net}])" for pin, net in zip(pins[kind], row, strict=True) if net in kept]
+            ports = {pin: [net] for pin, net in zip(pins[kind], row, strict=True) if net in kept}
             if clock:
-                ports.append(f".{clock}(clk)")
-            lines.append(f"  {kind} g{len(lines)} ({', '.join(ports)});")
-    header, ties = [], []
-    for name, (way, nets) in flat.ports.items():
-        bits = f"[{len(nets) - 1}:0] " if len(nets) > 1 else ""
-        header.append(f"  {way} {bits}{name};")
-        for index, net in enumerate(nets.tolist()):
-            bit = f"{name}[{index}]" if len(nets) > 1 else name
-            if net in kept:
-                ties.append(f"  assign {f'n[{net}] = {bit}' if way == 'input' else f'{bit} = n[{net}]'};")
-            elif way == "output":
-                ties.append(f"  assign {bit} = 1'b{net};")
-    names = ", ".join(flat.ports)
-    return "\n".join(
-        [f"module {tile}_edges({names});", *header, f"  wire [{flat.nets - 1}:0] n;", *ties, *lines, "endmodule", ""]
-    )
+                ports[clock] = list(clocks)
+            places[f"g{len(places)}"] = [kind, ports]
+    ports = {name: [way, [bit(net) for net in nets.tolist()]] for name, (way, nets) in flat.ports.items()}
+    return to_verilog({f"{tile}_edges": {"ports": ports, "cells": places}})
 
 
 def _verilog(design):
@@ -182,7 +174,7 @@ def _block(pin):
 
 
 def _paths(text):
-    """Block -> its worst path: end, slack (ns), delay (ns), start, number of gates, and delay by block."""
+    """Block -> its worst path: start, end, slack (ns), delay (ns), number of gates, and delay by block."""
     found = {}
     for part in text.split("@done")[0].split("@block ")[1:]:
         block, rest = part.split("\n", 1)
@@ -194,6 +186,9 @@ def _paths(text):
         shares = {}
         for delay, _, pin in steps:
             shares[_block(pin)] = shares.get(_block(pin), 0.0) + float(delay)
+        outside = float(steps[-1][1]) - sum(shares.values())
+        if outside > 1e-3:
+            shares = {"before the input": outside, **shares}
         found[block] = {
             "start": start,
             "end": end,

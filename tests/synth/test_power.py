@@ -41,7 +41,7 @@ def flat(design, library):
 
 @pytest.fixture(scope="module")
 def stimulus():
-    return stimulus_of(*small_core.random_layer(np.random.default_rng(3)), 10_000)
+    return stimulus_of(*small_core.random_layer(np.random.default_rng(3), pixels=8), 10_000)
 
 
 @pytest.fixture(scope="module")
