@@ -12,7 +12,7 @@ from numba import njit
 
 from hdl.config import MvqError
 
-__all__ = ["RESET_CYCLES", "Activity", "Circuit", "StimulusError", "Streams", "circuit_of", "simulate"]
+__all__ = ["IDLE_CYCLES", "RESET_CYCLES", "Activity", "Circuit", "StimulusError", "Streams", "circuit_of", "simulate"]
 
 #: inputs that a gate may have.
 _INPUTS = 6
@@ -199,6 +199,8 @@ class Activity:
 
 STREAMS = ("command", "weights", "ifmap", "psum_in")
 RESET_CYCLES = 2
+#: cycles after the last ofmap vector, in which nothing moves.
+IDLE_CYCLES = 64
 
 
 def simulate(flat, circuit, streams, energies=None, gate_energies=None, most_cycles=100_000):
@@ -326,7 +328,8 @@ def _run(
         queue[f] = f
         queued[f] = True
     waiting = functions
-    while cycle < most_cycles and out < wanted:
+    last = most_cycles
+    while cycle < last:
         # 1. what changes at the clock edge: registers (after the first cycle), then inputs
         changes = 0
         if cycle > 0:
@@ -418,11 +421,13 @@ def _run(
             if values[valids[s]] and values[readies[s]]:
                 taken[cycle, s] = True
                 pointers[s] += 1
-        if values[result_valid] and values[result_ready]:
+        if out < wanted and values[result_valid] and values[result_ready]:
             taken[cycle, streams] = True
             for b in range(len(result)):
                 found[out, b] = values[result[b]]
             out += 1
+            if out == wanted:
+                last = min(most_cycles, cycle + 1 + IDLE_CYCLES)
         computing[cycle] = values[computing_net] != 0
         cycle += 1
     for n in range(nets):

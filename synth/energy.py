@@ -1,11 +1,11 @@
 """Energy of a mapped core on real layers, and what an event costs in each of its blocks.
 
 A simulation gives the energy of every block in every cycle. Where the array works and where weights are loaded overlap,
-so the costs of events are fitted: non-negative least squares over windows of cycles, for each block, of
+so the costs of events are fitted, for each block, by non-negative least squares over windows of cycles:
 
     energy = cycles * idle + issued * compute + codeword words * codebook + other words * load + ofmap vectors * vector
 
-The clock's share and leakage are known exactly and are part of ``idle``.
+What a cycle costs is not fitted: it is leakage, the clock, and what toggles when nothing is done.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ EVENTS = ("cycle", "issued", "codeword word", "weight word", "ofmap vector")
 #: cycles of a window: more than an event takes to pass through the array.
 _WINDOW = 32
 #: of what is kept; to be raised when :func:`_measure` changes.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def measure(design, stimulus):
 
 
 def _measure(design, stimulus):
-    from synth.activity import RESET_CYCLES, StimulusError, circuit_of, simulate
+    from synth.activity import IDLE_CYCLES, RESET_CYCLES, StimulusError, circuit_of, simulate
     from synth.power import leakage, power_model
 
     library = read_cells(design.liberty)
@@ -166,7 +166,7 @@ def _measure(design, stimulus):
     ).astype(float)
     dynamic = activity.energy[RESET_CYCLES:, 0] + activity.gate_energy[RESET_CYCLES:]
     events = events[RESET_CYCLES:]
-    costs = _fit(events, dynamic)
+    costs = _fit(events, dynamic, IDLE_CYCLES // 2)
     costs[:, 0] += still
     whole = dynamic.sum(axis=0) + len(events) * still
     windows = np.arange(len(events)) // _WINDOW
@@ -190,22 +190,26 @@ def _measure(design, stimulus):
     }
 
 
-def _fit(events, energy):
-    """(blocks, events) J: costs that explain ``energy`` (cycles, blocks), and add up to it."""
+def _fit(events, energy, idle):
+    """(blocks, events) J: costs that explain ``energy`` (cycles, blocks), and add up to it.
+
+    The last ``idle`` cycles, in which nothing moves, give the cost of a cycle; the rest is fitted.
+    """
     from scipy.optimize import nnls
 
+    costs = np.zeros((energy.shape[1], events.shape[1]))
+    costs[:, 0] = energy[-idle:].mean(axis=0)
     windows = np.arange(len(events)) // _WINDOW
     size = windows[-1] + 1
-    left = np.stack([np.bincount(windows, column, minlength=size) for column in events.T], axis=1)
-    used = left.any(axis=0)
-    costs = np.zeros((energy.shape[1], events.shape[1]))
+    left = np.stack([np.bincount(windows, column, minlength=size) for column in events.T[1:]], axis=1)
+    used = 1 + np.nonzero(left.any(axis=0))[0]
     for block, column in enumerate(energy.T):
-        right = np.bincount(windows, column, minlength=size)
+        right = np.bincount(windows, column - costs[block, 0], minlength=size)
         scale = right.max() or 1.0
-        costs[block, used] = nnls(left[:, used], right / scale)[0] * scale
-        fitted = (events.sum(axis=0) * costs[block]).sum()
+        costs[block, used] = nnls(left[:, used - 1], right / scale)[0] * scale
+        fitted = (events[:, used].sum(axis=0) * costs[block, used]).sum()
         if fitted:
-            costs[block] *= column.sum() / fitted
+            costs[block, used] *= (column.sum() - costs[block, 0] * len(events)) / fitted
     return costs
 
 

@@ -79,7 +79,8 @@ def test_tiles_without_insides_change_nothing(nangate45, tmp_path, monkeypatch):
     assert found[0]["slack_ns"] == pytest.approx(found[1]["slack_ns"], abs=0.002)
     assert found[0]["fmax_mhz"] == pytest.approx(found[1]["fmax_mhz"], rel=0.005)
     for block, path in found[1]["paths"].items():
-        assert found[0]["paths"][block]["slack_ns"] == pytest.approx(path["slack_ns"], abs=0.01), block
+        # a tile may hang on another branch of a buffer tree than the two whole ones
+        assert found[0]["paths"][block]["slack_ns"] == pytest.approx(path["slack_ns"], abs=0.05), block
 
 
 @needs_sta
