@@ -24,10 +24,18 @@ __all__ = ["EVENTS", "Stimulus", "event_counts", "mac_energy", "measure", "netwo
 
 #: what has a cost, in this order.
 EVENTS = ("cycle", "issued", "codeword word", "weight word", "ofmap vector")
+#: events that cannot move a block: without this, vectors that leave at a steady pace look like cycles of the array.
+_UNMOVED = {
+    **dict.fromkeys((name for name in BLOCKS.values() if name.startswith("array")), ("ofmap vector",)),
+    "prf/arf": ("codeword word", "weight word", "ofmap vector"),
+    "codebook": ("issued", "ofmap vector"),
+    "decoding and loading": ("issued", "ofmap vector"),
+    "requantisation": ("issued", "codeword word"),
+}
 #: cycles of a window: more than an event takes to pass through the array.
 _WINDOW = 32
 #: of what is kept; to be raised when :func:`_measure` changes.
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ def _measure(design, stimulus):
     ).astype(float)
     dynamic = activity.energy[RESET_CYCLES:, 0] + activity.gate_energy[RESET_CYCLES:]
     events = events[RESET_CYCLES:]
-    costs = _fit(events, dynamic, IDLE_CYCLES // 2)
+    costs = _fit(flat.names, events, dynamic, IDLE_CYCLES // 2)
     costs[:, 0] += still
     whole = dynamic.sum(axis=0) + len(events) * still
     windows = np.arange(len(events)) // _WINDOW
@@ -190,8 +198,8 @@ def _measure(design, stimulus):
     }
 
 
-def _fit(events, energy, idle):
-    """(blocks, events) J: costs that explain ``energy`` (cycles, blocks), and add up to it.
+def _fit(names, events, energy, idle):
+    """(blocks, events) J, blocks as in ``names``: costs that explain ``energy`` (cycles, blocks), and add up to it.
 
     The last ``idle`` cycles, in which nothing moves, give the cost of a cycle; the rest is fitted.
     """
@@ -202,8 +210,9 @@ def _fit(events, energy, idle):
     windows = np.arange(len(events)) // _WINDOW
     size = windows[-1] + 1
     left = np.stack([np.bincount(windows, column, minlength=size) for column in events.T[1:]], axis=1)
-    used = 1 + np.nonzero(left.any(axis=0))[0]
-    for block, column in enumerate(energy.T):
+    for block, (name, column) in enumerate(zip(names, energy.T, strict=True)):
+        moving = [event not in _UNMOVED.get(name, ()) for event in EVENTS[1:]]
+        used = 1 + np.nonzero(left.any(axis=0) & moving)[0]
         right = np.bincount(windows, column - costs[block, 0], minlength=size)
         scale = right.max() or 1.0
         costs[block, used] = nnls(left[:, used - 1], right / scale)[0] * scale
