@@ -223,7 +223,11 @@ def draw(report, path):
     axes[1, 0].set_ylabel("mJ of an image", fontsize=9)
     axes[0, 0].legend(frameon=False, fontsize=8)
     figure.legend(
-        *axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False, fontsize=8
+        *axes[1, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=min(8, 3 * len(sizes)),
+        frameon=False,
+        fontsize=8,
     )
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
