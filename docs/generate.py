@@ -301,6 +301,60 @@ def fpga():
     return _table(header, rows) + "\n" + note
 
 
+def timing():
+    """``benchmarks/timing.py``."""
+    report = _load("timing")
+    rows = [
+        [
+            row["variant"],
+            f"{row['rows']} x {row['columns']}",
+            f"{row['slack_ns']:+.2f}",
+            f"**{row['fmax_mhz']:.0f}**",
+            row["limited_by"],
+            *(f"{row['paths'][block]['slack_ns']:.2f}" if block in row["paths"] else "" for block in _TIMED),
+        ]
+        for row in report["rows"]
+    ]
+    header = ["variant", "array", f"slack at {report['clock_mhz']:g} MHz, ns", "Fmax, MHz", "limited by", *_TIMED]
+    note = (
+        f"Columns of blocks: slack in ns of the worst path into the block, at Fmax. {report['liberty']['name']} "
+        f"({report['liberty']['corner']}), tiles of {report['rows'][0]['tile_rows']} rows, OpenSTA, before layout.\n"
+    )
+    return _table(header, rows) + "\n" + note
+
+
+_TIMED = ("array edges", "decoding and loading", "codebook", "prf/arf", "requantisation", "control", "ports")
+
+
+def energy():
+    """``benchmarks/energy.py``: TOPS/W, ours and in brackets the paper's."""
+    report, variants = _load("energy"), ("ws", "ws-cms", "ews", "ews-c", "ews-cm", "ews-cms")
+    rows = []
+    for network, sizes in report["results"].items():
+        for size, found in sizes.items():
+            paper = report["paper"]["fig19"].get(network, {}).get(size)
+            row = [network, f"{size} x {size}"]
+            for index, variant in enumerate(variants):
+                text = f"{found[variant]['tops_per_watt']:.2f}" if variant in found else ""
+                row.append(text + (f" ({paper[index]:.1f})" if text and paper else ""))
+            ratio = found["ews-cms"]["tops_per_watt"] / found["ews"]["tops_per_watt"]
+            rows.append([*row, f"**{ratio:.2f}**" + (f" ({paper[5] / paper[2]:.2f})" if paper else "")])
+    header = ["network, TOPS/W (paper)", "array", *variants, "EWS-CMS over EWS"]
+    return _table(header, rows) + f"\nA multiplication and addition takes {report['mac_joules'] * 1e12:.2f} pJ.\n"
+
+
+def energy_parts():
+    """``benchmarks/energy.py``: where ResNet-18's energy goes."""
+    rows = [
+        [variant, f"{size} x {size}", f"{sum(one['joules'].values()) * 1e3:.2f}"]
+        + [f"{joules / sum(one['joules'].values()):.0%}" for joules in one["joules"].values()]
+        for size, found in _load("energy")["results"]["resnet18"].items()
+        for variant, one in found.items()
+    ]
+    parts = next(iter(next(iter(_load("energy")["results"]["resnet18"].values())).values()))["joules"]
+    return _table(["ResNet-18", "array", "mJ an image", *parts], rows)
+
+
 TABLES = {
     function.__name__: function
     for function in (
@@ -321,6 +375,9 @@ TABLES = {
         netlists,
         tiles,
         fpga,
+        timing,
+        energy,
+        energy_parts,
     )
 }
 

@@ -167,6 +167,84 @@ def area(
 
 
 @app.command()
+def timing(
+    config: Annotated[list[str], typer.Argument(help="Presets such as [bold]ews-cms-16x16[/], or TOML or JSON files.")],
+    clock_mhz: Annotated[float, typer.Option("--clock-mhz", help="Clock that gates are sized for.")],
+    liberty: Annotated[
+        str, typer.Option("--liberty", help="nangate45, a .lib file, or PDK:LIBRARY below PDK_ROOT.")
+    ] = "nangate45",
+    register_files: Annotated[str, typer.Option("--register-files", help="clock_gated or flip_flop.")] = "clock_gated",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 2,
+):
+    """Time cores with OpenSTA: slack, Fmax, the worst path into every block. Fails where the clock is not met."""
+    import json
+
+    from golden.files import write_text
+    from hdl.config import load_config
+    from synth.flow import Policy
+    from synth.timing import timing_report, timing_table, unmet
+
+    configs = [load_config(source) for source in config]
+    report = _with_progress(
+        f"{', '.join(one.name for one in configs)} at {clock_mhz:g} MHz on {liberty}",
+        {"generate": "generating Verilog", "synthesise": "synthesising", "time": "timing"},
+        lambda progress: timing_report(
+            configs, clock_mhz, liberty, Policy(register_files=register_files), jobs=jobs, progress=progress
+        ),
+    )
+    screen = _wide_console()
+    screen.print(timing_table(report))
+    if json_file:
+        screen.print(f"report: {write_text(json_file, json.dumps(report, indent=1) + chr(10))}")
+    if late := unmet(report):
+        raise MvqError(late)
+
+
+@app.command()
+def power(
+    config: Annotated[str, typer.Argument(help="Preset such as [bold]ews-cms-16x16[/], or a TOML or JSON file.")],
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="Folder of a checkpoint with its calibration.")],
+    images: Annotated[Path, typer.Option("--images", help="Images of the network, .npz; the first one is run.")],
+    layer: Annotated[str | None, typer.Option("--layer", help="The one with the most work, unless named.")] = None,
+    clock_mhz: Annotated[float, typer.Option("--clock-mhz", help="Clock that gates are sized for.")] = 300,
+    liberty: Annotated[
+        str, typer.Option("--liberty", help="nangate45, a .lib file, or PDK:LIBRARY below PDK_ROOT.")
+    ] = "nangate45",
+    cycles: Annotated[int, typer.Option("--cycles", min=1, help="About how many to simulate.")] = 2000,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 2,
+):
+    """Power of a core by block: its gates run a layer of a real network, and every toggle has its energy."""
+    import json
+
+    from golden.files import write_text
+    from hdl.config import load_config
+    from mvq.power import power_report, power_table
+
+    loaded = load_config(config)
+    report = _with_progress(
+        f"{loaded.name} at {clock_mhz:g} MHz on {liberty}",
+        {"generate": "generating Verilog", "synthesise": "synthesising", "simulate": "simulating gates"},
+        lambda progress: power_report(
+            loaded,
+            checkpoint,
+            images,
+            layer=layer,
+            clock_mhz=clock_mhz,
+            liberty=liberty,
+            cycles=cycles,
+            jobs=jobs,
+            progress=progress,
+        ),
+    )
+    screen = _wide_console()
+    screen.print(power_table(report))
+    if json_file:
+        screen.print(f"report: {write_text(json_file, json.dumps(report, indent=1) + chr(10))}")
+
+
+@app.command()
 def estimate(
     network: Annotated[
         str,

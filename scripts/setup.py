@@ -104,6 +104,17 @@ def install_packages():
         fail(f"g++ {OLDEST_GXX} or newer is needed to build simulations, but g++ is {version}")
 
 
+def install_opensta():
+    """OpenSTA, for `mvq timing`; everything else works without it, so it is only tried."""
+    if shutil.which("sta") or not shutil.which("apt-get") or os.geteuid() != 0:
+        return
+    say("apt-get install opensta")
+    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    command = ["apt-get", "install", "-y", "--no-install-recommends", "opensta"]
+    if subprocess.call(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+        say("OpenSTA could not be installed: `mvq timing` will not work, and its tests will be skipped")
+
+
 def apt(packages, why):
     """Install distribution packages, or say how."""
     command = "apt-get install {}".format(" ".join(packages))
@@ -201,6 +212,7 @@ def main():
         return
     check_python()
     install_packages()
+    install_opensta()
     install_venv()
     install_nangate45()
     with open(STAMP + ".partial", "w") as stream:

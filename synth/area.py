@@ -25,6 +25,7 @@ __all__ = [
     "area_table",
     "draw_areas",
     "expand",
+    "generate_all",
     "in_memory",
     "save_report",
 ]
@@ -261,7 +262,7 @@ def area_report(
     started = time.monotonic()
     references = [_reference(config) for config in configs] if references and unit in (None, "accelerator") else []
     needed = list(dict.fromkeys([*configs, *references]))
-    designs = _generate_all(needed, unit, policy, memories, jobs, progress)
+    designs = generate_all(needed, unit, policy, memories, jobs, progress)
     boxes = {entry[0]: entry for design in designs for entry in design["memories"]}
     macros = read_srams(sram_table, library.name) if boxes else []
     tilings = {
@@ -313,7 +314,7 @@ def area_report(
     }
 
 
-def _generate_all(configs, unit, policy, memories, jobs, progress):
+def generate_all(configs, unit, policy, memories, jobs, progress):
     """Designs in the order of ``configs``, elaborated in ``jobs`` processes unless the cache has them."""
     sources = _sources()
     arguments = [(config, unit, policy, memories, sources) for config in configs]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from hdl.config import MvqError
-from synth.flow import ADDERS, Policy, _split, synthesise
+from synth.flow import ADDERS, Policy, split_modules, synthesise
 from synth.yosys import SynthesisError, YosysTimeout, quote, read_trace, run_yosys, scratch_folder
 
 __all__ = ["ModuleProof", "default_units", "prove_module", "prove_unit", "prove_units"]
@@ -281,8 +281,8 @@ def _prove_unit(config, unit, liberty, policy, timeout_s, jobs, progress, folder
     design = generate(config, unit)
     mapped = folder / "netlist"
     synthesise(design.text, design.top, liberty, policy, jobs=1, folder=mapped)
-    rtl = _split(design.text)
-    netlist = _split("\n".join(path.read_text() for path in sorted(mapped.glob("*/netlist.v"))))
+    rtl = split_modules(design.text)
+    netlist = split_modules("\n".join(path.read_text() for path in sorted(mapped.glob("*/netlist.v"))))
     names = [name for name in design.modules if name not in ADDERS]
     _check_loops(design, folder / "loops")
 

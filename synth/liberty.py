@@ -45,6 +45,7 @@ class Liberty:
     latch : (cell, enable pin, data pin, output pin, {reset pin: level that does not reset}) of the smallest latch that
         is open while its enable is high, or None.
     nand2_area : area of the smallest two-input NAND, the gate equivalent.
+    buffer : a buffer of twice the smallest drive, or the only one; None where there is none.
     full_adder, half_adder : (cell, input pins, sum pin, carry pin) of the smallest adder cells, or None.
     nor2, and2 : (cell, input pins, output pin) of the smallest such gates, or None.
     and_or : number of products -> (cell, pairs of input pins, output pin) of the smallest AND-OR-INVERT cell of so many
@@ -59,6 +60,7 @@ class Liberty:
     flip_flops: tuple
     clock_gates: tuple
     nand2_area: float
+    buffer: str | None
     full_adder: tuple | None
     half_adder: tuple | None
     latches: tuple = ()
@@ -317,6 +319,7 @@ def read_liberty(path):
         flip_flops=flip_flops,
         clock_gates=tuple(gate[1] for gate in gates),
         nand2_area=min(nands),
+        buffer=_buffer(tables, areas),
         full_adder=_adder(modules, tables, areas, 3, 0b10010110, 0b11101000),
         half_adder=_adder(modules, tables, areas, 2, 0b0110, 0b1000),
         latches=tuple(cell for cell, kinds in types.items() if any(kind.startswith("$_DLATCH") for kind in kinds)),
@@ -327,6 +330,12 @@ def read_liberty(path):
             products: cell for products in (2, 3) if (cell := _and_or(modules, tables, areas, products)) is not None
         },
     )
+
+
+def _buffer(tables, areas):
+    """A cell that only repeats its input, of the second smallest area, or of the smallest."""
+    found = {areas[cell]: cell for cell in sorted(tables, reverse=True) if list(tables[cell].values()) == [0b10]}
+    return found[sorted(found)[:2][-1]] if found else None
 
 
 def _inputs(module):

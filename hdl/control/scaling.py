@@ -59,7 +59,7 @@ def _product(m, platform, value, factor, style):
     for position in range(width):
         if constant >> position & 1:
             heap[position].append(1)
-    return reduce_heap(m, platform, heap, width).as_signed()
+    return reduce_heap(m, platform, heap, width, ripple=False).as_signed()
 
 
 def clamped(m, total, width, relu, high):

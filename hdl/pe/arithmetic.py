@@ -5,7 +5,7 @@ the Baugh-Wooley constant 2**15 drops out of every multiplier; the constant ``ro
 carries is taken away once, where partial sums enter the top of the array.
 """
 
-from amaranth.hdl import Cat, Const, Module, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -49,13 +49,15 @@ class HalfAdder(wiring.Component):
         return m
 
 
-def reduce_heap(m, platform, heap, width):
+def reduce_heap(m, platform, heap, width, *, ripple=True):
     """Sum of a bit heap, modulo ``2**width``.
 
     Parameters
     ----------
     heap : list of bits for each weight 2**0, 2**1, ...; a bit is a one-bit value or the integer 1.
     width : bits of the result.
+    ripple : adder cells to the end, which takes the least area; else they leave two rows in Dadda's order, and an
+        operator adds those, which synthesis can make fast.
 
     Returns
     -------
@@ -63,39 +65,52 @@ def reduce_heap(m, platform, heap, width):
     """
     columns = [[(0, bit) for bit in column] for column in heap[:width]]
     columns += [[] for _ in range(width - len(columns))]
-    count, total = 0, []
-    for position, column in enumerate(columns):
-        ones = [item for item in column if isinstance(item[1], int)]
-        column = [item for item in column if not isinstance(item[1], int)]
-        carries = columns[position + 1] if position + 1 < width else []
-        for _ in range(len(ones) // 2):  # two constants make one constant of the next weight
-            carries.append((0, 1))
-        ones = len(ones) % 2
-        while len(column) + ones > 1:
-            column.sort(key=lambda item: item[0])
-            if ones and len(column) >= 2:  # a + b + 1 needs no adder cell
-                (time_a, a), (time_b, b) = column[:2]
-                column, ones, time = column[2:], 0, max(time_a, time_b) + 1
-                column.append((time, ~(a ^ b)))
-                carries.append((time, a | b))
-                continue
-            if ones:  # a + 1
-                (time, a) = column.pop()
-                ones = 0
-                column.append((time, ~a))
-                carries.append((time, a))
-                continue
-            inputs = column[:3]
-            adder = FullAdder() if len(inputs) == 3 else HalfAdder()
-            place(m, platform, f"add_{position}_{count}", adder)
-            count += 1
-            ports = (adder.a, adder.b, adder.ci) if len(inputs) == 3 else (adder.a, adder.b)
-            m.d.comb += [port.eq(bit) for port, (_, bit) in zip(ports, inputs, strict=True)]
-            time = max(time for time, _ in inputs) + 2
-            column = [*column[len(inputs) :], (time, adder.s)]
-            carries.append((time, adder.co))
-        total.append(column[0][1] if column else Const(ones, 1))
-    return Cat(*total)
+    count = 0
+    for height in (1,) if ripple else (13, 9, 6, 4, 3, 2):  # bits that a column keeps
+        for position, column in enumerate(columns):
+            carries = columns[position + 1] if position + 1 < width else []
+            count = _reduce_column(m, platform, column, carries, height, position, count)
+    rows = [
+        Cat(*(Value.cast(column[row][1]) if row < len(column) else Const(0, 1) for column in columns)) for row in (0, 1)
+    ]
+    return rows[0] if ripple else (rows[0] + rows[1])[:width]
+
+
+def _reduce_column(m, platform, column, carries, height, position, count):
+    """Reduce ``column``, a list of (time, bit), to ``height`` bits; what it carries goes to ``carries``.
+
+    Returns ``count``, which numbers adder cells, raised by those that are placed.
+    """
+    ones = [item for item in column if isinstance(item[1], int)]
+    bits = [item for item in column if not isinstance(item[1], int)]
+    for _ in range(len(ones) // 2):  # two constants make one constant of the next weight
+        carries.append((0, 1))
+    ones = len(ones) % 2
+    while len(bits) + ones > height:
+        bits.sort(key=lambda item: item[0])
+        if ones and len(bits) >= 2:  # a + b + 1 needs no adder cell
+            (time_a, a), (time_b, b) = bits[:2]
+            bits, ones, time = bits[2:], 0, max(time_a, time_b) + 1
+            bits.append((time, ~(a ^ b)))
+            carries.append((time, a | b))
+            continue
+        if ones:  # a + 1
+            (time, a) = bits.pop()
+            ones = 0
+            bits.append((time, ~a))
+            carries.append((time, a))
+            continue
+        inputs = bits[:3] if len(bits) > height + 1 or height == 1 else bits[:2]
+        adder = FullAdder() if len(inputs) == 3 else HalfAdder()
+        place(m, platform, f"add_{position}_{count}", adder)
+        count += 1
+        ports = (adder.a, adder.b, adder.ci) if len(inputs) == 3 else (adder.a, adder.b)
+        m.d.comb += [port.eq(bit) for port, (_, bit) in zip(ports, inputs, strict=True)]
+        time = max(time for time, _ in inputs) + 2
+        bits = [*bits[len(inputs) :], (time, adder.s)]
+        carries.append((time, adder.co))
+    column[:] = [*bits, *[(0, 1)] * ones]
+    return count
 
 
 class Multiplier(wiring.Component):
