@@ -9,6 +9,8 @@ from amaranth.lib.wiring import In
 from hdl.codebook_lut.vector_rebuild import VectorRebuild
 from hdl.config import ConfigError
 from hdl.pe.arithmetic import PRODUCT_WIDTH
+from hdl.pe.offset_pairs import unfold
+from hdl.pe.row import position_layout, position_width, stored_positions
 from hdl.pe.tile import Tile
 from hdl.register_file import any_of
 
@@ -97,7 +99,7 @@ class TilePair(wiring.Component):
                     yield from ((f"{row}.pe_{q}.{name}", width) for name, width in signals.items())
                 files = {"wrf": multipliers * 8}
                 if side == "sparse":
-                    files["mrf"] = multipliers * config.offset_width
+                    files["mrf"] = position_width(config)
                     yield f"{row}.mrf.value__0", files["mrf"]
                 for name, width in files.items():
                     yield from ((f"{row}.{name}.word_{word}", width) for word in range(config.wrf_depth))
@@ -190,36 +192,49 @@ class TilePair(wiring.Component):
             m.d.comb += tile.offsets.eq(rebuild.offsets)
         return tile
 
+    def _offsets(self, m, name, positions):
+        """Offset of each multiplier, from a word of the MRF."""
+        config, offsets, start = self.config, [], 0
+        for first, count, width in position_layout(config):
+            stored = positions[start : start + width]
+            start += width
+            own = unfold(m, f"{name}_{first}", stored, config.m - config.n + 1) if count == 2 else [stored]
+            for q, value in enumerate(own, first):
+                offsets.append(Signal(config.offset_width, name=f"{name}_offset_{q}"))
+                m.d.comb += offsets[-1].eq(value)
+        return offsets
+
     def _lines(self, offsets):
-        """lines[q][c]: the product of multiplier q goes to column c, if its offset is in ``offsets``."""
+        """lines[q][c]: the product of multiplier q goes to column c, if its offset is the one in ``offsets``."""
         config = self.config
         lines = []
         for q in range(config.multipliers_per_vector):
             group, i = divmod(q, config.n)
             first = group * config.m + i
-            offset = offsets.word_select(q, config.offset_width)
             lines.append(
                 [
-                    offset == c - first if 0 <= c - first <= config.m - config.n else Const(0)
+                    offsets[q] == c - first if 0 <= c - first <= config.m - config.n else Const(0)
                     for c in range(config.vector_length)
                 ]
             )
         return lines
 
     def _register_files(self, m, r, written):
-        """Every written word of the dense WRF is that of the sparse one, spread by the MRF's offsets, which ascend."""
+        """Every written word of the dense WRF is that of the sparse one, spread by the MRF's offsets, which ascend and
+        are stored in their one form."""
         config = self.config
-        width = config.offset_width
         for word in range(config.wrf_depth):
             few, many = (self._tap(f"{side}_tile.row_{r}.wrf.word_{word}") for side in ("sparse", "dense"))
-            offsets = self._tap(f"sparse_tile.row_{r}.mrf.word_{word}")
+            positions = self._tap(f"sparse_tile.row_{r}.mrf.word_{word}")
+            offsets = self._offsets(m, f"row_{r}_word_{word}", positions)
             lines = self._lines(offsets)
+            one_form = stored_positions(m, config, Cat(*offsets))
             with m.If(written[word]):
+                m.d.comb += Assert(positions == one_form)
                 for q in range(config.multipliers_per_vector):
-                    offset = offsets.word_select(q, width)
-                    m.d.comb += Assert(offset <= config.m - config.n)
+                    m.d.comb += Assert(offsets[q] <= config.m - config.n)
                     if q % config.n:
-                        m.d.comb += Assert(offset >= offsets.word_select(q - 1, width))
+                        m.d.comb += Assert(offsets[q] >= offsets[q - 1])
                 for c in range(config.vector_length):
                     spread = [few.word_select(q, 8) & line[c].replicate(8) for q, line in enumerate(lines)]
                     m.d.comb += Assert(many.word_select(c, 8) == any_of(spread))
@@ -229,7 +244,7 @@ class TilePair(wiring.Component):
         the others are gated."""
         config = self.config
         sparse, dense = f"sparse_tile.row_{r}", f"dense_tile.row_{r}"
-        lines = self._lines(self._tap(f"{sparse}.mrf.value__0"))
+        lines = self._lines(self._offsets(m, f"row_{r}_read", self._tap(f"{sparse}.mrf.value__0")))
         active = [~self._tap(f"{sparse}.pe_{q}.zero") for q in range(config.multipliers_per_vector)]
         with m.If(steps >= 2):
             for c in range(config.vector_length):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from hdl.config import MvqError
-from synth.flow import ADDERS, Policy, split_modules, synthesise
+from synth.flow import Policy, is_primitive, split_modules, synthesise
 from synth.yosys import SynthesisError, YosysTimeout, quote, read_trace, run_yosys, scratch_folder
 
 __all__ = ["ModuleProof", "default_units", "prove_module", "prove_unit", "prove_units"]
@@ -102,8 +102,9 @@ def _side(name, source, boxes, gate):
 
 def _prepare(name, rtl, netlist, liberty, folder):
     """Commands up to the two modules ``gold`` and ``gate``, combinational and with the same ports."""
-    children = sorted(set(rtl) & set(re.findall(r"[\w$]+", rtl[name])) - {name, *ADDERS})
-    (folder / "rtl.v").write_text("\n".join(rtl[module] for module in (name, *ADDERS) if module in rtl))
+    primitives = [module for module in rtl if is_primitive(module)]
+    children = sorted(set(rtl) & set(re.findall(r"[\w$]+", rtl[name])) - {name, *primitives})
+    (folder / "rtl.v").write_text("\n".join(rtl[module] for module in (name, *primitives)))
     (folder / "netlist.v").write_text(netlist[name])
     (folder / "children.v").write_text("\n".join(rtl[child] for child in children))
     boxes = [f"read_verilog -lib {quote(folder / 'children.v')}"] if children else []
@@ -283,7 +284,7 @@ def _prove_unit(config, unit, liberty, policy, timeout_s, jobs, progress, folder
     synthesise(design.text, design.top, liberty, policy, jobs=1, folder=mapped)
     rtl = split_modules(design.text)
     netlist = split_modules("\n".join(path.read_text() for path in sorted(mapped.glob("*/netlist.v"))))
-    names = [name for name in design.modules if name not in ADDERS]
+    names = [name for name in design.modules if not is_primitive(name)]
     _check_loops(design, folder / "loops")
 
     def prove(name):

@@ -24,8 +24,8 @@ from synth import cache
 from synth.liberty import DONT_USE, LibertyError
 from synth.yosys import SynthesisError, quote, run_yosys
 
-__all__ = ["HIERARCHIES", "REGISTER_FILES", "ModuleArea", "Netlist", "Policy", "block_of", "split_modules"]
-__all__ += ["synthesise", "synthesise_all"]
+__all__ = ["HIERARCHIES", "REGISTER_FILES", "ModuleArea", "Netlist", "Policy", "block_of", "is_primitive"]
+__all__ += ["split_modules", "synthesise", "synthesise_all"]
 
 #: area-oriented mapping; measured on tiles and codebook 5 to 9 % below Yosys's default script, in less time.
 ABC_SCRIPT = "strash;ifraig;scorr;dc2;dch -f;amap -F 4 -A 20"
@@ -210,7 +210,7 @@ class Netlist:
         return areas
 
 
-def _is_primitive(name):
+def is_primitive(name):
     """True for a module of the generated Verilog that stands for cells of the library."""
     return name in ADDERS or name in LATCH_MODULES or _AND_OR.fullmatch(name) is not None
 
@@ -411,7 +411,7 @@ def _run_job(what, names, modules, liberty, policy, folder, keep, top=None, boxe
     (folder / "map.abc").write_text(policy.mapping.replace(";", "\n") + "\n")
     if policy.clock_ps:
         (folder / "edges.sdc").write_text(f"set_driving_cell {liberty.buffer}\nset_load {EDGE_LOAD}\n")
-    placed = [name for name in modules if not _is_primitive(name) and name not in boxes]
+    placed = [name for name in modules if not is_primitive(name) and name not in boxes]
     commands = _commands(folder, liberty, policy, bool(others), keep, top)
     instances = run_yosys(what, commands, folder, modules=None if top else names, placed=None if top else placed)
     log = folder / "yosys.log"
@@ -501,7 +501,7 @@ def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, fold
     shared = policy.hierarchy == "shared"
     if shared:
         keys = [
-            {name: _key(name, modules) for name in modules if not _is_primitive(name) and name not in boxes}
+            {name: _key(name, modules) for name in modules if not is_primitive(name) and name not in boxes}
             for modules in split
         ]
     else:
@@ -523,7 +523,7 @@ def synthesise_all(designs, liberty, policy=None, *, jobs=2, progress=None, fold
     def run(job):
         number, (_, index, name, fresh) = job
         top = None if shared else designs[index][2]
-        names = fresh if shared else [module for module in split[index] if not _is_primitive(module)]
+        names = fresh if shared else [module for module in split[index] if not is_primitive(module)]
         where = base / f"{number}-{name}"
         areas = _run_job(f"synthesis of {name}", names, split[index], liberty, policy, where, bool(folder), top, boxes)
         for module in fresh:

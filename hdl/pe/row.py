@@ -12,12 +12,12 @@ from .arithmetic import PRODUCT_WIDTH
 from .offset_pairs import fold, folded_width, unfold, unfold_lines
 from .processing_element import ProcessingElement
 
-__all__ = ["DenseRow", "Row", "SparseRow", "position_width", "row_for", "stored_positions"]
+__all__ = ["DenseRow", "Row", "SparseRow", "position_layout", "position_width", "row_for", "stored_positions"]
 
 _SIGN = 1 << (PRODUCT_WIDTH - 1)
 
 
-def _position_layout(config):
+def position_layout(config):
     """(first multiplier, multipliers, bits) of each part of an MRF word: pairs of offsets of one group, folded where
     that saves bits, or single offsets."""
     pair = folded_width(config.m - config.n + 1)
@@ -32,13 +32,13 @@ def _position_layout(config):
 
 def position_width(config):
     """Bits of an MRF word: 14 at 4:16, d = 16."""
-    return sum(width for _, _, width in _position_layout(config))
+    return sum(width for _, _, width in position_layout(config))
 
 
 def stored_positions(m, config, offsets):
     """``offsets`` of a subvector (multipliers*offset_width bits, ascending in each group) as an MRF word."""
     reach, parts = config.m - config.n + 1, []
-    for first, count, _ in _position_layout(config):
+    for first, count, _ in position_layout(config):
         own = [offsets.word_select(q, config.offset_width) for q in range(first, first + count)]
         parts.append(fold(m, f"pair_{first}", *own, reach) if count == 2 else own[0])
     return Cat(*parts)
@@ -163,7 +163,7 @@ class SparseRow(Row):
 
         crosspoints = [[] for _ in range(config.vector_length)]
         start = 0
-        for first, count, width in _position_layout(config):
+        for first, count, width in position_layout(config):
             stored = positions[start : start + width]
             start += width
             for q, chosen in enumerate(self._chosen(m, first, count, stored), first):

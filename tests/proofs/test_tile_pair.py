@@ -32,7 +32,8 @@ def test_induction_at_4_16():
 
 def _without_gate(self, m, pe, q, chosen):
     """Steering that forgets to force gated products to zero."""
-    return lambda offset: (pe.product ^ (1 << (PRODUCT_WIDTH - 1))) & (chosen == offset).replicate(PRODUCT_WIDTH)
+    lines = chosen if self.config.style == "structural" else [chosen == offset for offset in range(16)]
+    return lambda offset: (pe.product ^ (1 << (PRODUCT_WIDTH - 1))) & lines[offset].replicate(PRODUCT_WIDTH)
 
 
 def _one_column_off(self, m, pe, q, chosen):

@@ -43,7 +43,7 @@ def test_sparse_tile(nangate45, register_files):
     report = prove_unit(CONFIG, "sparse_tile", nangate45, policy)
     modules = {proof["module"]: proof for proof in report["modules"]}
     assert report["status"] == "proven"
-    assert {"sparse_tile", "sparse_row", "wrf_2x16", "mrf_2x4", "processing_element", "multiplier"} <= set(modules)
+    assert {"sparse_tile", "sparse_row", "wrf_2x16", "mrf_2x3", "processing_element", "multiplier"} <= set(modules)
     assert all(proof["points"] and proof["cells"] for proof in report["modules"])
 
 
