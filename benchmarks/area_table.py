@@ -31,17 +31,10 @@ from golden.files import replacing, write_text
 from hdl.accelerator_config import AcceleratorConfig
 from hdl.config import VARIANTS, preset
 from mvq.estimate import run_estimate
+from mvq.paper import SIZES, TAB7
 from synth.area import area_report, expand, in_memory
 from synth.flow import Policy
 
-#: mm2 in the paper's Tab. 7, by size; EWS-C and EWS-CM share a column.
-PAPER = {
-    "ws": {16: 0.188, 32: 0.734, 64: 2.812},
-    "ews": {16: 0.360, 32: 1.140, 64: 4.236},
-    "ews-c": {16: 0.650, 32: 1.505, 64: 4.776},
-    "ews-cm": {16: 0.650, 32: 1.505, 64: 4.776},
-    "ews-cms": {16: 0.469, 32: 0.828, 64: 2.129},
-}
 LIBRARIES = "nangate45,sky130A:sky130_fd_sc_hd,ihp-sg13g2:sg13g2_stdcell"
 L2_BYTES = 2048 << 10
 
@@ -65,10 +58,15 @@ def cycles(config):
     return run_estimate("resnet18", AcceleratorConfig(array=config), quick=True, l2_bytes=L2_BYTES)[0].cycles
 
 
+def _paper_area(variant, size):
+    """mm2 in the paper's Tab. 7, or None where it has none."""
+    return dict(zip(SIZES, TAB7[variant], strict=True)).get(size) if variant in TAB7 else None
+
+
 def paper_ratio(variant, size):
     """The paper's area over its base EWS, minus 1, or None."""
-    areas = PAPER.get(variant, {})
-    return areas[size] / PAPER["ews"][size] - 1 if size in areas else None
+    area = _paper_area(variant, size)
+    return None if area is None else area / _paper_area("ews", size) - 1
 
 
 def named(row):
@@ -91,7 +89,7 @@ def tab7(library, files, codebook, sizes, jobs, tell):
     compare_named(report["rows"], report["rows"])
     for row in report["rows"]:
         del row["config"]
-        row["paper_mm2"] = PAPER.get(row["variant"], {}).get(row["rows"])
+        row["paper_mm2"] = _paper_area(row["variant"], row["rows"])
         row["paper_vs_ews"] = paper_ratio(row["variant"], row["rows"])
     return {"register_files": files, "codebook": codebook, **report, "references": []}
 
