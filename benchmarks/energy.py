@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from paper_figures import TITLES, wanted
+from paper_figures import wanted
 from rich.console import Console
 from rich.table import Table
 from stages import stages
@@ -33,6 +33,7 @@ from golden.network import quantise
 from golden.networks import NETWORKS
 from hdl.accelerator_config import AcceleratorConfig
 from hdl.config import VARIANTS, MvqError, preset
+from mvq.paper import FIG19, FIG20, TITLES
 from synth.energy import mac_energy, measure, network_energy, stimulus_of
 from synth.liberty import read_liberty, resolve_liberty
 from synth.netlist import map_designs
@@ -40,25 +41,6 @@ from synth.netlist import map_designs
 CLOCK_MHZ = 300
 LAYER = "layer3.1.conv1"
 CYCLES = 2000
-#: paper Fig. 19: TOPS/W in the order of VARIANTS.
-FIG19 = {
-    "resnet18": {
-        16: (0.7, 0.9, 1.5, 1.8, 1.9, 2.3),
-        32: (1.5, 2.1, 2.2, 2.6, 3.0, 4.1),
-        64: (2.1, 4.5, 2.9, 3.8, 4.3, 6.9),
-    },
-    "resnet50": {
-        16: (0.9, 1.1, 1.8, 1.8, 1.9, 2.4),
-        32: (1.4, 2.1, 2.3, 2.7, 3.1, 4.1),
-        64: (1.9, 4.0, 2.6, 3.2, 3.4, 5.7),
-    },
-}
-#: paper Fig. 20: gain over WS of WS-CMS, EWS, EWS-CMS.
-FIG20 = {
-    "vgg16": {16: (1.3, 2.4, 4.8), 32: (1.6, 1.6, 3.9), 64: (2.1, 1.4, 4.3)},
-    "alexnet": {16: (1.2, 2.4, 3.4), 32: (1.3, 2.0, 3.3), 64: (1.4, 1.4, 2.6)},
-    "mobilenet_v1": {16: (1.3, 2.1, 2.5), 32: (1.3, 1.6, 2.3), 64: (1.7, 1.3, 2.7)},
-}
 #: blocks of the report -> parts of bars.
 PARTS = {
     "multipliers": ("array multipliers", "array steering"),
