@@ -241,7 +241,8 @@ def test_killed_and_resumed(quick, network, study, scheduler, monkeypatch):
     for number in running:
         assert after[number].state.name == "FAIL"
         assert retried[number].state.name == "COMPLETE"
-        assert retried[number].params == after[number].params
+        # a point that was killed while it was drawn lacks its last knobs
+        assert after[number].params.items() <= retried[number].params.items()
     assert report["trials"] == len(report["rows"]) == 12
     assert report["failures"] == []
 

