@@ -25,6 +25,7 @@ __all__ = [
     "area_table",
     "draw_areas",
     "expand",
+    "gateware_sources",
     "generate_all",
     "in_memory",
     "save_report",
@@ -114,7 +115,7 @@ def in_memory(configs, codebook):
     return [config.replace(codebook_memory=codebook) if config.has_codebook else config for config in configs]
 
 
-def _sources():
+def gateware_sources():
     """Hash of the gateware's sources and of what turns it into Verilog."""
     folder = Path(hdl.__file__).parent
     texts = [(str(path.relative_to(folder)), path.read_text()) for path in sorted(folder.rglob("*.py"))]
@@ -316,7 +317,7 @@ def area_report(
 
 def generate_all(configs, unit, policy, memories, jobs, progress):
     """Designs in the order of ``configs``, elaborated in ``jobs`` processes unless the cache has them."""
-    sources = _sources()
+    sources = gateware_sources()
     arguments = [(config, unit, policy, memories, sources) for config in configs]
     found = {given[0]: cache.load("designs", _design_key(*given)) for given in arguments}
     waiting = [given for given in arguments if found[given[0]] is None]

@@ -1,12 +1,11 @@
 """What timing and power need to know of a library's cells: functions, capacitances, tables of transition times and of
 internal energies, leakage. The Liberty text is read by liberty-parser, and the result kept in the user's cache."""
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
 
-from golden.files import cache_folder, write_text
+from synth import cache
 from synth.liberty import LibertyError
 
 __all__ = ["CellLibrary", "Table", "read_cells"]
@@ -288,10 +287,9 @@ def read_cells(liberty):
     ------
     LibertyError : the text cannot be parsed.
     """
-    kept = cache_folder("liberty") / f"{liberty.sha256[:20]}-{_FORMAT}.json"
-    try:
-        found = json.loads(kept.read_text())
-    except (OSError, ValueError):
+    key = cache.content_key(liberty.sha256, _FORMAT)
+    found = cache.load("liberty", key)
+    if found is None:
         found = _parse(liberty)
-        write_text(kept, json.dumps(found))
+        cache.store("liberty", key, found)
     return CellLibrary(**found)

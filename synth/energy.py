@@ -9,14 +9,13 @@ What a cycle costs is not fitted: it is leakage, the clock, and what toggles whe
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from golden.files import cache_folder, write_text
 from golden.traffic import COSTS
+from synth import cache
 from synth.cells import read_cells
 from synth.netlist import BLOCKS, flatten
 
@@ -115,15 +114,12 @@ def measure(design, stimulus):
     MvqError : the netlist cannot be simulated, or it differs from the golden model.
     """
     sources = [Path(__file__).with_name(name).read_text() for name in ("activity.py", "power.py", "cells.py")]
-    parts = [design.key, stimulus.digest, str(_FORMAT), *sources]
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
-    kept = cache_folder("energy") / f"{design.config.name}-{key}.json"
-    try:
-        return json.loads(kept.read_text())
-    except (OSError, ValueError):
+    key = cache.content_key(design.key, stimulus.digest, _FORMAT, sources)
+    found = cache.load("energy", key)
+    if found is None:
         found = _measure(design, stimulus)
-        write_text(kept, json.dumps(found))
-        return found
+        cache.store("energy", key, found)
+    return found
 
 
 def _measure(design, stimulus):

@@ -7,15 +7,13 @@ tile can have (array edge or tile, on each side) is there once with all of its p
 no capacitance: this is before layout.
 """
 
-import hashlib
-import json
 import re
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from golden.files import cache_folder, write_text
 from hdl.config import MvqError
+from synth import cache
 from synth.cells import read_cells
 from synth.flow import block_of
 from synth.liberty import read_liberty, resolve_liberty
@@ -249,15 +247,13 @@ def timing_report(configs, clock_mhz, liberty="nangate45", policy=None, *, jobs=
 
     def kept_row(design):
         script = "\n".join(_script(design, Path("netlist.v"), 1e3 / clock_mhz))
-        key = hashlib.sha256(f"{_FORMAT} {design.key} {script}".encode()).hexdigest()[:20]
-        kept = cache_folder("timing") / f"{design.config.name}-{key}.json"
-        try:
-            return json.loads(kept.read_text())
-        except (OSError, ValueError):
+        key = cache.content_key(_FORMAT, design.key, script)
+        row = cache.load("timing", key)
+        if row is None:
             with tempfile.TemporaryDirectory(prefix="mvq-timing-") as folder:
                 row = _row(design, clock_mhz, Path(folder))
-            write_text(kept, json.dumps(row))
-            return row
+            cache.store("timing", key, row)
+        return row
 
     rows = []
     with ThreadPoolExecutor(jobs) as pool:
