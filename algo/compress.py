@@ -50,6 +50,10 @@ class CompressSettings:
     codebook : ``layer``, a codebook for each layer, or ``shared``, one for all.
     seed : draws the initial codewords.
     initial : ``random`` or ``k-means++``.
+    normalise : scale every output channel's surviving weights to a root mean square of 1 for the clustering; its
+        batch normalisation, or its scale where there is none, takes the factor back. Layers and channels of all sizes
+        then count alike, which a shared codebook needs. Costs no bits; not in the paper. Masks are those of the
+        weights as they were.
     restarts : clusterings with seeds from ``seed`` on, of which the best counts.
     iterations, tolerance : of the clustering, at most so many, and until fewer than this part of the assignments
     change; ``pqf`` has as many iterations with noise before.
@@ -72,6 +76,7 @@ class CompressSettings:
     codebook: Literal["layer", "shared"] = "layer"
     seed: int = 0
     initial: Literal["random", "k-means++"] = "random"
+    normalise: bool = False
     restarts: int = 1
     iterations: int = 100
     tolerance: float = 1e-3
@@ -114,6 +119,10 @@ class CompressSettings:
         for name, legal in (("codebook", ("layer", "shared")), ("initial", INITIAL)):
             if getattr(self, name) not in legal:
                 raise MvqError(f"{name} = {getattr(self, name)!r}: must be {' or '.join(map(repr, legal))}")
+        if not isinstance(self.normalise, bool):
+            raise MvqError(f"normalise = {self.normalise!r}: must be true or false")
+        if self.normalise and METHODS[self.method].storage != "codebook":
+            raise MvqError(f"normalise = True: the method {self.method!r} has no codebook; the nearest is False")
         if not 0 <= self.tolerance < 1:
             raise MvqError(f"tolerance = {self.tolerance}: must be at least 0 and below 1")
         both = sorted(set(self.dense) & set(self.compress))
@@ -219,14 +228,23 @@ def _reorder(graph, floats, kept, chosen, settings, progress):
     return floats, {name: layer.weight for name, layer in masks.items()}, changes
 
 
-def _subvectors(weight, kept, settings):
+def _factors(weight, counted):
+    """float32 of the shape (K, 1, ...) to multiply ``weight`` with: the weights that ``counted`` has of each output
+    channel then have a root mean square of 1; 1 for a channel of zeros."""
+    squares = (weight.double() ** 2 * counted).flatten(1).sum(dim=1)
+    size = torch.sqrt(squares / counted.flatten(1).sum(dim=1).clamp(min=1))
+    factors = torch.where(size > _LEAST_SCALE, 1 / size.clamp(min=_LEAST_SCALE), 1.0)
+    return factors.float().view(-1, *[1] * (weight.dim() - 1))
+
+
+def _subvectors(weight, factors, kept, settings):
     """Subvectors of a layer, all bool (NG, d) but the first: the vectors, which of their elements count in the
     clustering, which the rebuilt weights have, and the masks that are stored."""
     method, d = METHODS[settings.method], settings.vector_length
     real = real_elements(weight.shape, d)
     masks = magnitude_masks(group(weight, d), settings.n, settings.m) if method.sparse else torch.ones_like(real)
-    used = masks & real
-    return group(weight * kept if method.prune else weight, d), used if method.masked else real, used, masks
+    used, scaled = masks & real, weight * factors
+    return group(scaled * kept if method.prune else scaled, d), used if method.masked else real, used, masks
 
 
 def _cluster(name, vectors, fitted, used, settings, options, progress):
@@ -251,10 +269,12 @@ def _cluster(name, vectors, fitted, used, settings, options, progress):
     return CodebookModule(name, result.codebook, fit_scale(result.codebook, uses, bits), bits), result
 
 
-def _clustered_weights(weights, kept, settings, options, progress):
+def _clustered_weights(weights, factors, kept, settings, options, progress):
     """Name -> (:class:`ClusteredWeight`, what to record of its clustering), of the layers in ``weights``."""
     sparse = METHODS[settings.method].sparse
-    parts = {name: _subvectors(weight, kept[name], settings.of(name)) for name, weight in weights.items()}
+    parts = {
+        name: _subvectors(weight, factors[name], kept[name], settings.of(name)) for name, weight in weights.items()
+    }
     results = {}
     if settings.codebook == "layer":
         for name, part in parts.items():
@@ -280,9 +300,20 @@ def _clustered_weights(weights, kept, settings, options, progress):
     return layers
 
 
-def _statistics(weight, kept, module):
+def _layer(node, parts, weight, factors):
+    """The layer with a compressed ``weight``, whose channels are ``factors`` times as large as the float weight's."""
+    factors = factors.flatten()
+    if parts.bn is None:
+        bias = torch.zeros(len(factors)) if parts.bias is None else parts.bias
+        return LayerModule(node, weight, affine=(weight.scale.detach() / factors, bias))
+    bn, bias = parts.bn, None if parts.bias is None else parts.bias * factors
+    variance = (bn.variance + bn.epsilon) * factors**2 - bn.epsilon
+    return LayerModule(node, weight, bias, dataclasses.replace(bn, mean=bn.mean * factors, variance=variance))
+
+
+def _statistics(weight, kept, module, factors):
     """Squared errors of a layer against its float weights: of all, and of those that pruning keeps."""
-    error = (weight.double() - module().double()) ** 2
+    error = (weight.double() - module().double() / factors.double()) ** 2
     energy = (weight.double() ** 2).sum()
     return {"sse": float(error.sum()), "masked_sse": float(error[kept].sum()), "energy": float(energy)}
 
@@ -320,9 +351,13 @@ def compress(module, input_shape, settings=None, progress=None, *, device=None, 
     if method.permute:
         floats, kept, changes = _reorder(graph, floats, kept, chosen, settings, progress)
     weights = {name: floats[name].weight for name in chosen}
+    factors = {name: torch.ones(()) for name in floats}
+    if settings.normalise:
+        counted = kept if method.prune else {name: torch.ones_like(kept[name]) for name in weights}
+        factors |= {name: _factors(weight, counted[name]) for name, weight in weights.items()}
     if method.storage == "codebook":
         options = {"device": device, "chunk": chunk}
-        built = _clustered_weights(weights, kept, settings, options, progress)
+        built = _clustered_weights(weights, factors, kept, settings, options, progress)
     else:
         built = {name: (_scalar_weight(weight, settings.of(name)), {}) for name, weight in weights.items()}
 
@@ -331,12 +366,19 @@ def compress(module, input_shape, settings=None, progress=None, *, device=None, 
         name, parts = node.name, floats[node.name]
         weight, recorded = built.get(name) or (_dense_weight(parts.weight), {})
         storage = "mvq" if isinstance(weight, ClusteredWeight) else "int8"
-        statistics[name] = {"storage": storage, **recorded, **_statistics(parts.weight, kept[name], weight)}
+        statistics[name] = {
+            "storage": storage,
+            **recorded,
+            **_statistics(parts.weight, kept[name], weight, factors[name]),
+        }
         if name not in chosen:
             del statistics[name]["masked_sse"]
         if name in changes:
             statistics[name]["log_determinant"] = changes[name]
-        layers[name] = LayerModule(node, weight, parts.bias, parts.bn)
+        plain = not settings.normalise or name not in weights
+        layers[name] = (
+            LayerModule(node, weight, parts.bias, parts.bn) if plain else _layer(node, parts, weight, factors[name])
+        )
     total = [statistics[name] for name in chosen]
     summary = {key: math.fsum(entry[key] for entry in total) for key in ("sse", "masked_sse")}
     return CompressedNetwork(graph, layers, settings.to_dict(), {"layers": statistics, "total": summary})

@@ -44,11 +44,12 @@ METHODS = {
     "vecq-1": {"method": "vecq", "weight_bits": 1},
     "vecq-2": {"method": "vecq", "weight_bits": 2},
     "int8": {"method": "int8"},
-    "mvq-8:16": {"method": "mvq", "n": 8, "codewords": 1024},
+    "mvq-8:16": {"method": "mvq", "n": 8, "codewords": 2048, "normalise": True},
+    "pqf-4096": {"method": "pqf", "codewords": 4096},
 }
 #: what is run when nothing is named.
 CASES = tuple(f"resnet20:{name}" for name in ("A", "B", "C", "D", "pqf", "vecq-1", "vecq-2")) + tuple(
-    f"resnet56:{name}" for name in ("D", "pqf", "mvq-8:16")
+    f"resnet56:{name}" for name in ("mvq-8:16", "pqf-4096")
 )
 #: file of the float network below --data.
 WEIGHTS = {"resnet20": "cifar10/resnet20-12fca82f.th", "resnet56": "cifar10/resnet56-4bfd9763.th"}

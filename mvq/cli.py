@@ -334,6 +334,9 @@ def compress(
         int | None, typer.Option("--vector-length", help="d, output channels in a vector; 16, or 8 for dense methods.")
     ] = None,
     codebook: Annotated[str, typer.Option("--codebook", help="layer, one for each layer, or shared.")] = "layer",
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="Output channels of one size for the clustering.")
+    ] = False,
     dense: Annotated[
         list[str] | None, typer.Option("--dense", help="A layer that stays int8; may be repeated.")
     ] = None,
@@ -418,6 +421,7 @@ def compress(
         m=m,
         vector_length=vector_length,
         codebook=codebook,
+        normalise=normalise,
         dense=tuple(dense or ()),
         compress=tuple(also or ()),
         seed=seed,

@@ -67,6 +67,8 @@ def test_layers_that_cannot_be_chosen(digits_module, settings, named):
         ({"codewords": 0}, "codewords = 0"),
         ({"codebook": "both"}, "codebook = 'both'"),
         ({"tolerance": 1.0}, "tolerance"),
+        ({"normalise": 1}, "normalise = 1: must be true or false"),
+        ({"normalise": True, "method": "int8"}, "normalise = True: the method 'int8' has no codebook"),
         ({"dense": ["a"], "compress": ["a"]}, "'a' is named in dense and in compress"),
     ],
 )
@@ -118,6 +120,43 @@ def test_one_shared_codebook(digits_module):
     assert torch.equal(again(x), network(x))
     assert len({id(layer.weight.codebook) for layer in again.layers.values() if hasattr(layer.weight, "codebook")}) == 1
     assert sum(row["bytes"] for row in report(checkpoint)["rows"]) < checkpoint.sizes()["file_bytes"]
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_normalised_channels_are_the_same_network(normalised):
+    """Every vector its own codeword: what is rebuilt computes what the float network does, channel by channel."""
+    torch.manual_seed(0)
+    last = [nn.BatchNorm2d(16)] if normalised else []
+    module = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 16, 3, bias=True), *last).eval()
+    with torch.no_grad():
+        module[1].weight *= torch.logspace(-3, 1, 16).view(-1, 1, 1, 1)
+        module[1].weight[5] = 0
+        if normalised:
+            nn.init.uniform_(module[2].running_var, 1e-6, 1)
+            nn.init.uniform_(module[2].running_mean, -1, 1)
+    settings = CompressSettings(vector_length=8, n=8, m=8, codewords=1000, codebook="shared", normalise=True)
+    network = compress(module, (1, 8, 8), settings)
+    weight = network.layers["1"].weight()
+    size = (weight**2).flatten(1).mean(dim=1).sqrt()
+    assert torch.allclose(size, (torch.arange(16) != 5).float(), atol=0.01)
+    x = torch.randn(4, 1, 8, 8)
+    expected = module(x)
+    error = (network(x) - expected).abs().amax(dim=(0, 2, 3))
+    assert (error < 0.03 * expected.abs().amax(dim=(0, 2, 3)) + 1e-6).all()
+    again = CompressedNetwork.from_checkpoint(network.to_checkpoint())
+    assert torch.equal(again(x), network(x))
+    assert network.statistics["layers"]["1"]["sse"] < 1e-3 * network.statistics["layers"]["1"]["energy"]
+
+
+def test_normalised_channels_have_the_masks_of_the_weights_as_they_were(digits_module):
+    plain, normalised = (
+        compress(digits_module, (1, 8, 8), CompressSettings(codewords=24, codebook="shared", normalise=value))
+        for value in (False, True)
+    )
+    for name in ("conv2", "conv3"):
+        assert torch.equal(plain.layers[name].weight.mask, normalised.layers[name].weight.mask)
+    x = torch.randn(2, 1, 8, 8)
+    assert not torch.equal(plain(x), normalised(x))
 
 
 def test_output_channels_that_d_does_not_divide_are_padded():
