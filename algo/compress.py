@@ -19,7 +19,7 @@ from algo.pruning import magnitude_masks
 from algo.vecq import VecqWeight, check_bits
 from hdl.config import MvqError
 
-__all__ = ["LAYER_SETTINGS", "CompressSettings", "choose_layers", "compress", "report"]
+__all__ = ["LAYER_SETTINGS", "CompressSettings", "check_codewords", "choose_layers", "compress", "report"]
 
 #: settings that may differ from layer to layer.
 LAYER_SETTINGS = ("vector_length", "n", "m", "codewords", "codeword_bits", "weight_bits")
@@ -44,7 +44,8 @@ class CompressSettings:
     vector_length : d, output channels in a subvector; a multiple of ``m`` where masks are stored. None is the method's.
     n, m : N weights of every M survive; n == m is plain vector quantisation. Methods without pruning report the error
         of these weights too.
-    codewords : k; a layer with fewer subvectors gets as many codewords as it has subvectors. None is the method's.
+    codewords : k; a layer with fewer subvectors gets as many codewords as it has subvectors
+        (:func:`check_codewords` says how many are too many). None is the method's.
     codeword_bits : q_c, bits of an element of a codeword, 2 to 8.
     weight_bits : bits of a weight of ``vecq``, 1 to 7.
     codebook : ``layer``, a codebook for each layer, or ``shared``, one for all.
@@ -187,6 +188,35 @@ def choose_layers(graph, settings):
     return chosen
 
 
+def check_codewords(counts, settings):
+    """Refuse a k that was asked for and that no codebook can have.
+
+    The method's own k is for networks of all sizes, so small ones get as many codewords as they have subvectors.
+
+    Parameters
+    ----------
+    counts : name -> subvectors, of the layers to compress.
+    settings : :class:`CompressSettings` of a method with codebooks.
+
+    Raises
+    ------
+    MvqError : names k, where it was set, and how many codewords there can be.
+    """
+    for name, own in settings.layers.items():
+        if own.get("codewords", 0) > counts[name]:
+            raise MvqError(
+                f"codewords = {own['codewords']}: layer {name!r} has only {counts[name]} subvectors; "
+                f"the nearest legal value is {counts[name]}"
+            )
+    shared = settings.codebook == "shared"
+    most = sum(counts.values()) if shared else max(counts.values())
+    if settings.codewords > most and settings.codewords != METHODS[settings.method].codewords:
+        where = "all layers together have" if shared else "the largest layer has"
+        raise MvqError(
+            f"codewords = {settings.codewords}: {where} only {most} subvectors; the nearest legal value is {most}"
+        )
+
+
 def _dense_weight(weight):
     """int8 with one scale for each output channel; negligible for a channel of zeros, whose bn may have a huge gain."""
     return DenseWeight(weight, (weight.flatten(1).abs().amax(dim=1) / HIGH).clamp(min=_LEAST_SCALE))
@@ -275,6 +305,7 @@ def _clustered_weights(weights, factors, kept, settings, options, progress):
     parts = {
         name: _subvectors(weight, factors[name], kept[name], settings.of(name)) for name, weight in weights.items()
     }
+    check_codewords({name: len(part[0]) for name, part in parts.items()}, settings)
     results = {}
     if settings.codebook == "layer":
         for name, part in parts.items():

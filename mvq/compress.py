@@ -10,7 +10,7 @@ from typing import Any
 
 from algo.augmentation import crop_and_flip
 from algo.calibration import calibrate
-from algo.compress import choose_layers, compress
+from algo.compress import check_codewords, choose_layers, compress
 from algo.finetune import FinetuneSettings, finetune
 from algo.frontend import survey
 from algo.grouping import group_shape
@@ -133,7 +133,8 @@ def make_plan(module, input_shape, settings):
 
     Raises
     ------
-    MvqError : the network cannot be traced, is compressed already, or nothing is left to compress.
+    MvqError : the network cannot be traced, is compressed already, nothing is left to compress, or k is more than it
+    has subvectors.
     """
     if isinstance(module, CompressedNetwork):
         raise MvqError("the network is compressed already; give the one that it came from")
@@ -145,6 +146,8 @@ def make_plan(module, input_shape, settings):
         node.name: math.prod(group_shape(node.weight_shape, settings.of(node.name).vector_length))
         for node in found.layers
     }
+    if method.storage == "codebook" and chosen:
+        check_codewords({name: counts[name] for name in chosen}, settings)
     together = min(settings.codewords, sum(counts[name] for name in chosen))
     shared, layers = method.storage == "codebook" and settings.codebook == "shared", []
     for node in found.layers:

@@ -11,6 +11,7 @@ from algo.network import ClusteredWeight, CompressedNetwork
 from algo.pruning import magnitude_masks
 from golden.checkpoint import Checkpoint, CheckpointError, DenseLayer, MvqLayer
 from hdl.config import MvqError
+from mvq.compress import make_plan
 
 SMALL = CompressSettings(codewords=24)
 
@@ -110,6 +111,24 @@ def test_as_many_codewords_as_a_layer_has_vectors_at_most(digits_module):
     assert {name: len(book.values) for name, book in network.codebooks.items()} == {"conv2": 288, "conv3": 512}
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"codewords": 1153}, "codewords = 1153: the largest layer has only 1152 subvectors; .* value is 1152"),
+        ({"codewords": 1441, "codebook": "shared"}, "1441: all layers together have only 1440 subvectors; .* is 1440"),
+        (
+            {"layers": {"conv2": {"codewords": 289}}},
+            "codewords = 289: layer 'conv2' has only 288 subvectors; .* is 288",
+        ),
+    ],
+)
+def test_more_codewords_than_subvectors(digits_module, settings, named):
+    with pytest.raises(MvqError, match=named):
+        compress(digits_module, (1, 8, 8), CompressSettings(**settings))
+    with pytest.raises(MvqError, match=named):
+        make_plan(digits_module, (1, 8, 8), CompressSettings(**settings))
+
+
 def test_one_shared_codebook(digits_module):
     network = compress(digits_module, (1, 8, 8), CompressSettings(codewords=40, codebook="shared"))
     checkpoint = network.to_checkpoint()
@@ -134,7 +153,7 @@ def test_normalised_channels_are_the_same_network(normalised):
         if normalised:
             nn.init.uniform_(module[2].running_var, 1e-6, 1)
             nn.init.uniform_(module[2].running_mean, -1, 1)
-    settings = CompressSettings(vector_length=8, n=8, m=8, codewords=1000, codebook="shared", normalise=True)
+    settings = CompressSettings(vector_length=8, n=8, m=8, codewords=144, codebook="shared", normalise=True)
     network = compress(module, (1, 8, 8), settings)
     weight = network.layers["1"].weight()
     size = (weight**2).flatten(1).mean(dim=1).sqrt()
