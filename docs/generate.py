@@ -10,6 +10,8 @@ import re
 import sys
 from pathlib import Path
 
+from algo.methods import METHODS
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -188,7 +190,7 @@ def accuracy():
     report = _load("accuracy")
     keys = ("float", "trained", "compressed", "fine-tuned", "int8")
     rows = [
-        [row["network"], f"{row['case']} ({row['settings']['method']})"]
+        [row["network"], f"{row['case']} ({row['settings']['method']})", _codebook(row["settings"])]
         + [f"{row[key]:.2%}" for key in keys]
         + [f"{row['formula_ratio']:.1f}x", f"{row['file_ratio']:.1f}x", f"{row['masked_sse']:,.1f}"]
         for row in report["rows"]
@@ -205,8 +207,16 @@ def accuracy():
         f"{report['epochs']} epochs before and {report['epochs']} after clustering, seed {', '.join(map(str, seeds))}, "
         f"{machine['cores']} cores, torch {machine['torch']}.{''.join(aided)}\n"
     )
-    header = ["network", "case", *keys, "eq. 7", "file", "masked SSE"]
+    header = ["network", "case", "k x d", *keys, "eq. 7", "file", "masked SSE"]
     return _table(header, rows) + "\n" + note
+
+
+def _codebook(settings):
+    """Size of the codebook of a compression, empty where there is none."""
+    if METHODS[settings["method"]].storage != "codebook":
+        return ""
+    normalised = ", normalised" if settings.get("normalise") else ""
+    return f"{settings['codewords']} x {settings['vector_length']}{normalised}"
 
 
 def imagenet():

@@ -6,7 +6,8 @@ of the tensors and of itself. The tensors of a layer ``conv1`` are
 | tensor | type | content |
 |---|---|---|
 | conv1.channel_scale, conv1.channel_bias | float32 (K,) | y = conv(x, w_int) * scale + bias, BN folded in |
-| conv1.weight | int8, torch's shape | storage "int8"; where the manifest says ``bits`` k, 2c + 1 with c of k bits |
+| conv1.weight | int8, torch's shape | storage "int8" without ``bits`` in the manifest |
+| conv1.weight | uint64 words | storage "int8" with ``bits`` k: c of k bits each, for the weight 2c - (2^k - 1) |
 | conv1.index | uint64 words | storage "mvq": codebook index of each vector, ceil(log2 k) bits (at least 1) each |
 | conv1.mask | uint64 words | storage "mvq", absent when n == m: ceil(log2 C(m, n)) bits for each m elements |
 | codebook.ID.values | int8 (k, d) | codewords, of as many bits as the manifest's ``element_bits`` say (8 without it) |
@@ -161,7 +162,8 @@ class DenseLayer(Layer):
     Parameters
     ----------
     weight : int8 (K, C / groups, kh, kw) or (K, F).
-    bits : k. Below 8 the weights are 2c + 1 with c of so many bits, as of a uniform quantiser without a zero (VecQ).
+    bits : k. Below 8 the weights are the odd integers from 1 - 2^k to 2^k - 1, as of a uniform quantiser without a zero
+        (VecQ), and stored in so many bits.
     """
 
     weight: np.ndarray
@@ -177,7 +179,7 @@ class DenseLayer(Layer):
             ]
             if wrong.size:
                 raise CheckpointError(
-                    f"layer {name!r}: weight holds {wrong[0]}, which is no 2c + 1 with c of {self.bits} bits"
+                    f"layer {name!r}: weight holds {wrong[0]}, which is no odd integer of {self.bits} bits"
                 )
 
     def _weights(self, shape):
@@ -187,11 +189,18 @@ class DenseLayer(Layer):
         return {"storage": "int8"} | ({"bits": self.bits} if self.bits < INT_BITS else {})
 
     def _tensors(self):
-        return {"weight": self.weight}
+        if self.bits == INT_BITS:
+            return {"weight": self.weight}
+        return {"weight": pack_bits((self.weight.astype(np.int16) + (1 << self.bits) - 1) // 2, self.bits)}
 
     @classmethod
     def _load(cls, name, entry, shape, tensor, codebooks, affine):
-        return cls(weight=tensor(f"{name}.weight"), bits=entry.get("bits", INT_BITS), **affine)
+        weight, bits = tensor(f"{name}.weight"), entry.get("bits", INT_BITS)
+        _check_bits(bits, 1, "bits")
+        if bits < INT_BITS:
+            steps = unpack_bits(weight, bits, math.prod(shape)).astype(np.int16)
+            weight = (2 * steps - (1 << bits) + 1).astype(np.int8).reshape(shape)
+        return cls(weight=weight, bits=bits, **affine)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

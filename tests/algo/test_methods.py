@@ -199,6 +199,10 @@ def test_vecq_counts_its_bits_and_stores_odd_integers(digits_module, bits):
     assert sizes["layers"]["conv3"]["dense"] == bits * weight.size
     assert sizes["formula_ratio"] == pytest.approx(32 / bits)
     assert sizes["layers"]["conv1"]["dense"] == 8 * checkpoint.weights("conv1").size
+    assert (
+        len(checkpoint._files()["tensors.safetensors"])
+        < sum(part["dense"] for part in sizes["layers"].values()) / 8 + 4096
+    )
 
 
 def test_more_bits_leave_less_error(digits_module):
@@ -256,7 +260,7 @@ def test_stored_bits_that_cannot_be(digits_module):
         Codebook("a", np.array([[4, 0]], np.int8), np.float32(1), 9)
     checkpoint = compress(digits_module, (1, 8, 8), small("vecq", weight_bits=2)).to_checkpoint()
     for weight, bits, named in (
-        (2, 2, "holds 2, which is no 2c"),
+        (2, 2, "holds 2, which is no odd"),
         (5, 2, "holds 5"),
         (-5, 2, "holds -5"),
         (1, 0, "bits = 0"),
