@@ -43,13 +43,15 @@ def changed(size):
     """(what changed, configuration) of EWS-CMS with less than the paper has; the paper's own first."""
     ports = preset("ews-cms", size).crf_read_ports
     one = {"crf_read_ports": 1}
+    two, sram = {"crf_read_ports": 2}, {"codebook_memory": "sram"}
     cases = [("k = 512, L/d ports", {})]
-    cases += [("k = 512, 2 ports", {"crf_read_ports": 2})] if ports > 2 else []
+    cases += [("k = 512, 2 ports", two), ("k = 256, 2 ports", {**two, "codewords": 256})] if ports > 2 else []
     cases += [("k = 512, 1 port", one)] if ports > 1 else []
     cases += [(f"k = {k}, 1 port", {**one, "codewords": k}) for k in (256, 128, 64)]
     cases += [(f"{n}:{m}, k = 512, 1 port", {**one, "n": n, "m": m}) for n, m in ((2, 8), (1, 4))]
-    cases += [("k = 512, 1 SRAM", {**one, "codebook_memory": "sram"})]
-    cases += [(f"{n}:{m}, k = 512, 1 SRAM", {**one, "n": n, "m": m, "codebook_memory": "sram"}) for n, m in ((1, 4),)]
+    cases += [("k = 512, 2 SRAMs", {**two, **sram})] if ports > 2 else []
+    cases += [("k = 512, 1 SRAM", {**one, **sram})]
+    cases += [(f"{n}:{m}, k = 512, 1 SRAM", {**one, **sram, "n": n, "m": m}) for n, m in ((2, 8), (1, 4))]
     return [(name, preset("ews-cms", size, **changes)) for name, changes in cases]
 
 
