@@ -9,7 +9,7 @@ from ..config import address_width
 from ..register_file import RegisterFile, WordSelect, any_of
 from ..verilog import place
 from .arithmetic import PRODUCT_WIDTH
-from .offset_pairs import fold, folded_width, unfold, unfold_lines
+from .offset_pairs import fold, folded_width, unfold_lines
 from .processing_element import ProcessingElement
 
 __all__ = ["DenseRow", "Row", "SparseRow", "position_layout", "position_width", "row_for", "stored_positions"]
@@ -19,8 +19,8 @@ _SIGN = 1 << (PRODUCT_WIDTH - 1)
 
 def position_layout(config):
     """(first multiplier, multipliers, bits) of each part of an MRF word: pairs of offsets of one group, folded where
-    that saves bits, or single offsets."""
-    pair = folded_width(config.m - config.n + 1)
+    that saves bits, or single offsets. Only the structural style folds: in LUTs, unfolding costs more than a bit."""
+    pair = folded_width(config.m - config.n + 1) if config.style == "structural" else None
     for group in range(0, config.multipliers_per_vector, config.n):
         for first in range(0, config.n, 2):
             if pair and first + 1 < config.n:
@@ -31,7 +31,7 @@ def position_layout(config):
 
 
 def position_width(config):
-    """Bits of an MRF word: 14 at 4:16, d = 16."""
+    """Bits of an MRF word: 14 at 4:16, d = 16 when ``structural``, else 16."""
     return sum(width for _, _, width in position_layout(config))
 
 
@@ -141,9 +141,9 @@ class SparseRow(Row):
     """Q multipliers for d columns, their products steered by the position file (MRF) beside the WRF (paper Tab. 2).
 
     The MRF holds the offset e_q = position_q - q of each weight, so product q can reach only M-N+1 columns of its
-    group: 52 instead of 64 crosspoints at 4:16. Offsets ascend, so two of them fit fewer bits
-    (:mod:`hdl.pe.offset_pairs`). The MRF is read with the delayed select, and its decoder also forces gated products to
-    zero.
+    group: 52 instead of 64 crosspoints at 4:16. Offsets ascend, so two of them fit fewer bits, which the structural
+    style uses (:mod:`hdl.pe.offset_pairs`). The MRF is read with the delayed select, and its decoder also forces gated
+    products to zero.
     Latency: see :class:`Row`.
     """
 
@@ -180,11 +180,11 @@ class SparseRow(Row):
         number."""
         config = self.config
         reach = config.m - config.n + 1
-        if config.style == "structural":
-            if count == 2:
-                return unfold_lines(m, f"pair_{first}", stored, reach)
-            return [[stored == offset for offset in range(reach)]]
-        return unfold(m, f"pair_{first}", stored, reach) if count == 2 else [stored]
+        if config.style == "behavioural":
+            return [stored]
+        if count == 2:
+            return unfold_lines(m, f"pair_{first}", stored, reach)
+        return [[stored == offset for offset in range(reach)]]
 
     def _steering(self, m, pe, q, chosen):
         """Function of an offset: the product of ``pe``, without the offset of binary products, if its own offset is

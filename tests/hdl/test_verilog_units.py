@@ -303,8 +303,12 @@ def test_row(unit, rng, tile, depth, style):
     writes["write"] = 1 << written if structural else 1 + 2 * written
     del writes["row"]
     if tile == "sparse":  # two pairs of offsets below 3
-        low, high = np.split(writes.pop("offsets").reshape(len(written), -1, 2), 2, axis=-1)
-        writes["positions"] = (fold_numbers(low, high, 3)[..., 0] << 3 * np.arange(2)).sum(axis=1)
+        pairs = writes.pop("offsets").reshape(len(written), -1, 2)
+        if structural:
+            words, width = fold_numbers(pairs[..., 0], pairs[..., 1], 3), 3
+        else:
+            words, width = pairs.reshape(len(written), -1), 2
+        writes["positions"] = (words << width * np.arange(words.shape[1])).sum(axis=1)
     joined, start = after(writes, inputs)
     simulation = unit(config, f"{tile}_row")
     got = simulation.play(joined, {"contributions": (1, 16, False)})["contributions"] - OFFSET
