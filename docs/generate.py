@@ -355,6 +355,21 @@ def energy_parts():
     return _table(["ResNet-18", "array", "mJ an image", *parts], rows)
 
 
+def energy_checks():
+    """``benchmarks/energy.py``: what costs of events say about layers that they were not fitted to."""
+    rows = []
+    for check in _load("energy")["checks"]:
+        simulated, predicted = check["simulated_joules"], check["predicted_joules"]
+        total, said = sum(simulated.values()), sum(predicted.values())
+        off = {block: (predicted[block] - simulated[block]) / total for block in simulated}
+        worst = max(off, key=lambda block: abs(off[block]))
+        row = [check["name"], f"{check['network']} {check['layer']}", f"{check['cycles']:,}"]
+        row += [f"{total * 1e9:,.0f}", f"{said * 1e9:,.0f}", f"{said / total - 1:+.0%}"]
+        rows.append([*row, f"{worst} {off[worst]:+.0%}"])
+    header = ["array", "layer", "cycles", "simulated, nJ", "predicted, nJ", "difference", "most from"]
+    return _table(header, rows)
+
+
 TABLES = {
     function.__name__: function
     for function in (
@@ -378,6 +393,7 @@ TABLES = {
         timing,
         energy,
         energy_parts,
+        energy_checks,
     )
 }
 
