@@ -1,7 +1,8 @@
 """The paper's Fig. 19, TOPS/W of six variants, from gate-level activity of their cores on ResNet-20.
 
-    python benchmarks/energy.py [--sizes 16,32,64] [--variants ws,ews,...] [--checked-sizes 16]
-                                [--data ../shared/data] [--liberty nangate45] [--jobs 2] [--out docs/results]
+    python benchmarks/energy.py [--sizes 16,32,64] [--variants ws,ews,...] [--all-at 16]
+                                [--checked-sizes 16] [--data ../shared/data] [--liberty nangate45]
+                                [--jobs 2] [--out docs/results]
 
 Writes energy.json and fig19.png. A second run comes from the cache. docs/energy.md says what is counted.
 
@@ -172,26 +173,29 @@ def _check(config, case, fitted, simulated):
     }
 
 
-def efficiencies(measured, sizes, variants, mac):
-    """network -> size -> variant -> TOPS/W, J of an image by part, cycles, operations."""
+def _operations(found):
+    return 2 * sum(one.layer.macs for one in found.layers)
+
+
+def efficiencies(measured, configs, mac):
+    """network -> size -> variant -> TOPS/W, that of the layers alone that can be compressed, J of an image by part,
+    cycles, operations."""
     results = {}
     for name, make in NETWORKS.items():
         shapes, results[name] = make(), {}
-        for size in sizes:
-            results[name][str(size)] = {}
-            for variant in variants:
-                accelerator = AcceleratorConfig(
-                    array=preset(variant, size)
-                )  # MobileNet, too, with the others' 4:16 masks
-                part = estimate(shapes, accelerator).select(wanted(name, "figure"))
-                energy = network_energy(part, measured[variant, size], mac)
-                operations = 2 * sum(one.layer.macs for one in part.layers)
-                results[name][str(size)][variant] = {
-                    "tops_per_watt": operations / sum(energy.values()) / 1e12,
-                    "cycles": part.cycles,
-                    "operations": operations,
-                    "joules": {bar: sum(energy[block] for block in blocks) for bar, blocks in PARTS.items()},
-                }
+        for config in configs:  # MobileNet, too, with the others' 4:16 masks
+            part = estimate(shapes, AcceleratorConfig(array=config)).select(wanted(name, "figure"))
+            compressed = part.select(lambda layer: layer.compressed)
+            costs = measured[config.variant, config.rows]
+            energy, inner = network_energy(part, costs, mac), network_energy(compressed, costs, mac)
+            operations = _operations(part)
+            results[name].setdefault(str(config.rows), {})[config.variant] = {
+                "tops_per_watt": operations / sum(energy.values()) / 1e12,
+                "compressed_tops_per_watt": _operations(compressed) / sum(inner.values()) / 1e12,
+                "cycles": part.cycles,
+                "operations": operations,
+                "joules": {bar: sum(energy[block] for block in blocks) for bar, blocks in PARTS.items()},
+            }
     return results
 
 
@@ -273,6 +277,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="16,32,64", help="rows (= columns) with commas")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="names with commas; ews must be among them")
+    parser.add_argument(
+        "--all-at", default="", help="sizes at which all variants are measured, whatever --variants says"
+    )
     parser.add_argument("--checked-sizes", default="16", help="sizes whose costs of events are checked on other layers")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--liberty", default="nangate45")
@@ -281,7 +288,13 @@ def main():
     arguments = parser.parse_args()
     sizes, variants = [int(size) for size in arguments.sizes.split(",")], arguments.variants.split(",")
     console, started = Console(width=max(Console().width, 150)), time.monotonic()
-    configs = [preset(variant, size) for size in sizes for variant in variants]
+    everything = arguments.all_at.split(",")
+    configs = [
+        preset(variant, size)
+        for size in sizes
+        for variant in VARIANTS
+        if variant in variants or str(size) in everything
+    ]
     checked = [
         config
         for config in configs
@@ -295,7 +308,7 @@ def main():
                 wanted_configs, checked, arguments.liberty, arguments.data, arguments.jobs, tell
             )
             mac = mac_energy(measured["ews", 16])
-            results = efficiencies(measured, sizes, variants, mac)
+            results = efficiencies(measured, configs, mac)
     except MvqError as error:
         sys.exit(f"error: {error}")
     report = {
@@ -306,7 +319,6 @@ def main():
         "layer": list(FITTED),
         "mac_joules": mac,
         "sizes": sizes,
-        "variants": variants,
         "paper": {"fig19": FIG19, "fig20": FIG20},
         "measured": {f"{variant}-{size}x{size}": found for (variant, size), found in measured.items()},
         "checks": checks,
