@@ -1,15 +1,18 @@
 """The paper's Fig. 19, TOPS/W of six variants, from gate-level activity of their cores on ResNet-20.
 
-    python benchmarks/energy.py [--sizes 16,32,64] [--variants all] [--data ../shared/data] [--liberty nangate45]
+    python benchmarks/energy.py [--sizes 16,32,64] [--variants ws,ews,...] [--all-at 16]
+                                [--checked-sizes 16] [--data ../shared/data] [--liberty nangate45]
                                 [--jobs 2] [--out docs/results]
 
 Writes energy.json and fig19.png. A second run comes from the cache. docs/energy.md says what is counted.
 
 Each core's mapped netlist runs weight subsets of one layer of ResNet-20 (public weights, CIFAR-10): weights as that
-variant has them (int8; k-means of dense weights; masked k-means), activations of the int8 network on a test image. All
+variant has them (int8; k-means of dense weights; masked k-means), activations of the int8 network on test images. All
 ofmap vectors must equal the golden model's. What events cost there, in each block, is put to the cycles and accesses of
 the traffic model (golden.estimate) for the paper's networks; L1 and L2 have the paper's access costs (Tab. 8) in units
-of the dense 16x16 EWS's multiplication and addition. DRAM is left out, as in the paper.
+of the dense 16x16 EWS's multiplication and addition. DRAM is left out, as in the paper. EWS and EWS-CMS of the checked
+sizes run another layer of ResNet-20 and one of a network for handwritten digits, too: what the costs say about these
+stands beside what is simulated.
 """
 
 import argparse
@@ -34,12 +37,15 @@ from golden.networks import NETWORKS
 from hdl.accelerator_config import AcceleratorConfig
 from hdl.config import VARIANTS, MvqError, preset
 from mvq.paper import FIG19, FIG20, TITLES
-from synth.energy import mac_energy, measure, network_energy, stimulus_of
+from synth.energy import mac_energy, measure, network_energy, predict, stimulus_of
 from synth.liberty import read_liberty, resolve_liberty
 from synth.netlist import map_designs
 
 CLOCK_MHZ = 300
-LAYER = "layer3.1.conv1"
+#: layer (network, name) that costs of events are fitted to, and those on which they are checked.
+FITTED = ("resnet20", "layer3.1.conv1")
+CHECKS = (("resnet20", "layer2.1.conv2"), ("digits", "conv3"))
+IMAGES = 4
 CYCLES = 2000
 #: blocks of the report -> parts of bars.
 PARTS = {
@@ -55,91 +61,141 @@ PARTS = {
 METHODS = {"int8": "int8", "codebook": "vq", "masked_codebook": "mvq"}
 
 
-def _checkpoint(method, data):
-    """Folder of ResNet-20 compressed by ``method``, with its calibration; made once."""
-    files = [data / "cifar10" / name for name in ("resnet20-12fca82f.th", "test.npz")]
-    for path in files:
-        if not path.is_file():
-            raise MvqError(f"{path} is missing: --data must name the folder that holds cifar10/")
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
-    folder = cache_folder("energy") / f"resnet20-{method}-{digest}"
-    if (folder / "calibration.json").is_file():
-        return folder
+def _resnet20(data):
+    """(network with float weights, images, settings of its compression): public weights, CIFAR-10's test images."""
     from algo import zoo
-    from algo.calibration import calibrate
-    from algo.compress import CompressSettings, compress
     from algo.datasets import load_dataset
 
     pixels = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    images = load_dataset(files[1], count=64, **pixels).images
-    shared = {} if method == "int8" else {"codebook": "shared"}
-    network = compress(zoo.resnet20(files[0]), (3, 32, 32), CompressSettings(method=method, **shared))
-    network.to_checkpoint().save(folder)
-    calibrate(network, images).save(folder / "calibration.json")
+    images = load_dataset(data / "cifar10" / "test.npz", count=64, **pixels).images
+    return zoo.resnet20(data / "cifar10" / "resnet20-12fca82f.th"), images, {"codebook": "shared"}
+
+
+def _digits(_):
+    """The same for a CNN, trained here, on scikit-learn's digits."""
+    from algo import zoo
+
+    train_x, train_y, test_x, _ = zoo.digits()
+    return zoo.train(zoo.DigitsNet(residual=True), train_x, train_y), test_x[:64], {}
+
+
+#: network -> (what makes it, files below --data that it needs).
+SUBJECTS = {
+    "resnet20": (_resnet20, ("cifar10/resnet20-12fca82f.th", "cifar10/test.npz")),
+    "digits": (_digits, ()),
+}
+
+
+def _checkpoint(network, method, data):
+    """Folder of ``network`` compressed by ``method``, with its calibration and images; made once."""
+    make, names = SUBJECTS[network]
+    for name in names:
+        if not (data / name).is_file():
+            raise MvqError(f"{data / name} is missing: --data must name the folder that holds cifar10/")
+    digest = hashlib.sha256(b"".join((data / name).read_bytes() for name in names)).hexdigest()[:12]
+    folder = cache_folder("energy") / f"{network}-{method}-{digest}"
+    if (folder / "images.npy").is_file():
+        return folder
+    import numpy as np
+
+    from algo.calibration import calibrate
+    from algo.compress import CompressSettings, compress
+
+    module, images, settings = make(data)
+    settings = {} if method == "int8" else settings
+    compressed = compress(module, tuple(images.shape[1:]), CompressSettings(method=method, **settings))
+    compressed.to_checkpoint().save(folder)
+    calibrate(compressed, images).save(folder / "calibration.json")
+    with replacing(folder / "images.npy") as temporary, open(temporary, "wb") as file:
+        np.save(file, images[:IMAGES].numpy())
     return folder
 
 
-def _activations(data):
-    """int8 input of :data:`LAYER` in the int8 network, for the first test image."""
+def _activations(folder, layer):
+    """int8 input of ``layer`` in the int8 network of ``folder``."""
     import numpy as np
 
-    folder = _checkpoint("int8", data)
     network = quantise(Checkpoint.load(folder), Calibration.load(folder / "calibration.json"))
-    with np.load(data / "cifar10" / "test.npz") as held:
-        image = held["x"][:1].transpose(0, 3, 1, 2) / 255
-    image = (image - np.reshape((0.485, 0.456, 0.406), (1, 3, 1, 1))) / np.reshape((0.229, 0.224, 0.225), (1, 3, 1, 1))
-    results = network.run(network.quantise_input(image.astype(np.float32)))
-    return results[network.graph[LAYER].inputs[0]]
+    results = network.run(network.quantise_input(np.load(folder / "images.npy")))
+    return results[network.graph[layer].inputs[0]]
 
 
-def _measure(design, folder, x):
+def _measure(design, folder, layer, x):
     """In a process of its own: stimulus and simulation of one core."""
     lowered = lower(Checkpoint.load(folder), Calibration.load(folder / "calibration.json"), design.config)
-    return measure(design, stimulus_of(lowered.layers[LAYER], x, CYCLES))
+    return measure(design, stimulus_of(lowered.layers[layer], x, CYCLES))
 
 
-def measure_all(configs, liberty, data, jobs, tell):
-    """{(variant, size): what :func:`synth.energy.measure` gives}."""
-    folders = {}
-    for method in dict.fromkeys(METHODS[config.weights] for config in configs):
-        tell("compressing ResNet-20", len(folders), len(METHODS))
-        folders[method] = _checkpoint(method, data)
-    x = _activations(data)
+def measure_all(configs, checked, liberty, data, jobs, tell):
+    """({(variant, size): what :func:`synth.energy.measure` gives}, checks of ``checked``, rows of the report)."""
+    cases = [(config, FITTED) for config in configs]
+    cases += [(config, case) for config in checked for case in CHECKS]
+    wanted_folders = dict.fromkeys((case[0], METHODS[config.weights]) for config, case in cases)
+    folders, inputs = {}, {}
+    for network, method in wanted_folders:
+        tell(f"compressing {network}", len(folders), len(wanted_folders))
+        folders[network, method] = _checkpoint(network, method, data)
+    for network, layer in dict.fromkeys(case for _, case in cases):
+        inputs[network, layer] = _activations(_checkpoint(network, "int8", data), layer)
     library = read_liberty(resolve_liberty(liberty))
     designs = map_designs(configs, library, round(1e6 / CLOCK_MHZ), jobs=jobs, progress=tell)
-    found = {}
+    designs = dict(zip(configs, designs, strict=True))
+    found, checks = {}, []
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        work = [pool.submit(_measure, design, folders[METHODS[design.config.weights]], x) for design in designs]
+        work = [
+            pool.submit(_measure, designs[config], folders[case[0], METHODS[config.weights]], case[1], inputs[case])
+            for config, case in cases
+        ]
         try:
-            for design, future in zip(designs, work, strict=True):
-                found[design.config.variant, design.config.rows] = future.result()
-                tell("simulating gates", len(found), len(work))
+            for done, ((config, case), future) in enumerate(zip(cases, work, strict=True), 1):
+                result = future.result()
+                if case == FITTED:
+                    found[config.variant, config.rows] = result
+                else:
+                    checks.append(_check(config, case, found[config.variant, config.rows], result))
+                tell("simulating gates", done, len(work))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return found
+    return found, checks
 
 
-def efficiencies(measured, sizes, variants, mac):
-    """network -> size -> variant -> TOPS/W, J of an image by part, cycles, operations."""
+def _check(config, case, fitted, simulated):
+    """What costs of events, fitted to one layer, say about another one, beside its simulation."""
+    return {
+        "name": config.name,
+        "network": case[0],
+        "layer": case[1],
+        "cycles": simulated["cycles"],
+        "counts": simulated["counts"],
+        "simulated_joules": simulated["energy"],
+        "predicted_joules": predict(fitted, simulated["counts"]),
+    }
+
+
+def _operations(found):
+    return 2 * sum(one.layer.macs for one in found.layers)
+
+
+def efficiencies(measured, configs, mac):
+    """network -> size -> variant -> TOPS/W, that of the layers alone that can be compressed, J of an image by part,
+    cycles, operations."""
     results = {}
     for name, make in NETWORKS.items():
         shapes, results[name] = make(), {}
-        for size in sizes:
-            results[name][str(size)] = {}
-            for variant in variants:
-                accelerator = AcceleratorConfig(
-                    array=preset(variant, size)
-                )  # MobileNet, too, with the others' 4:16 masks
-                part = estimate(shapes, accelerator).select(wanted(name, "figure"))
-                energy = network_energy(part, measured[variant, size], mac)
-                operations = 2 * sum(one.layer.macs for one in part.layers)
-                results[name][str(size)][variant] = {
-                    "tops_per_watt": operations / sum(energy.values()) / 1e12,
-                    "cycles": part.cycles,
-                    "operations": operations,
-                    "joules": {bar: sum(energy[block] for block in blocks) for bar, blocks in PARTS.items()},
-                }
+        for config in configs:  # MobileNet, too, with the others' 4:16 masks
+            part = estimate(shapes, AcceleratorConfig(array=config)).select(wanted(name, "figure"))
+            compressed = part.select(lambda layer: layer.compressed)
+            costs = measured[config.variant, config.rows]
+            energy, inner = network_energy(part, costs, mac), network_energy(compressed, costs, mac)
+            operations = _operations(part)
+            results[name].setdefault(str(config.rows), {})[config.variant] = {
+                "tops_per_watt": operations / sum(energy.values()) / 1e12,
+                "compressed_tops_per_watt": _operations(compressed) / sum(inner.values()) / 1e12,
+                "cycles": part.cycles,
+                "operations": operations,
+                "joules": {bar: sum(energy[block] for block in blocks) for bar, blocks in PARTS.items()},
+            }
     return results
 
 
@@ -221,6 +277,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="16,32,64", help="rows (= columns) with commas")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="names with commas; ews must be among them")
+    parser.add_argument(
+        "--all-at", default="", help="sizes at which all variants are measured, whatever --variants says"
+    )
+    parser.add_argument("--checked-sizes", default="16", help="sizes whose costs of events are checked on other layers")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--liberty", default="nangate45")
     parser.add_argument("--jobs", type=int, default=2)
@@ -228,14 +288,27 @@ def main():
     arguments = parser.parse_args()
     sizes, variants = [int(size) for size in arguments.sizes.split(",")], arguments.variants.split(",")
     console, started = Console(width=max(Console().width, 150)), time.monotonic()
-    configs = [preset(variant, size) for size in sizes for variant in variants]
+    everything = arguments.all_at.split(",")
+    configs = [
+        preset(variant, size)
+        for size in sizes
+        for variant in VARIANTS
+        if variant in variants or str(size) in everything
+    ]
+    checked = [
+        config
+        for config in configs
+        if config.variant in ("ews", "ews-cms") and str(config.rows) in arguments.checked_sizes.split(",")
+    ]
     base = preset("ews", 16)
     try:
         with stages(console) as tell:
             wanted_configs = list(dict.fromkeys([base, *configs]))
-            measured = measure_all(wanted_configs, arguments.liberty, arguments.data, arguments.jobs, tell)
+            measured, checks = measure_all(
+                wanted_configs, checked, arguments.liberty, arguments.data, arguments.jobs, tell
+            )
             mac = mac_energy(measured["ews", 16])
-            results = efficiencies(measured, sizes, variants, mac)
+            results = efficiencies(measured, configs, mac)
     except MvqError as error:
         sys.exit(f"error: {error}")
     report = {
@@ -243,12 +316,12 @@ def main():
         "format_version": 1,
         "liberty": arguments.liberty,
         "clock_mhz": CLOCK_MHZ,
-        "layer": f"ResNet-20 {LAYER}",
+        "layer": list(FITTED),
         "mac_joules": mac,
         "sizes": sizes,
-        "variants": variants,
         "paper": {"fig19": FIG19, "fig20": FIG20},
         "measured": {f"{variant}-{size}x{size}": found for (variant, size), found in measured.items()},
+        "checks": checks,
         "results": results,
         "seconds": round(time.monotonic() - started, 1),
     }

@@ -1,7 +1,7 @@
 """Fmax of the six variants, and whether they meet a clock, with OpenSTA.
 
-    python benchmarks/timing.py [--sizes 16,32,64] [--variants ws,ews,...] [--clock-mhz 300] [--liberty nangate45]
-                                [--json FILE]
+    python benchmarks/timing.py [--sizes 16,32,64] [--variants ws,ews,...] [--all-at 16] [--clock-mhz 300]
+                                [--liberty nangate45] [--json FILE]
 
 The cores with the presets' tiles of 16 rows, gates sized for the clock. A second run comes from the cache.
 """
@@ -25,13 +25,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="16,32,64", help="rows (= columns) with commas")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="names with commas")
+    parser.add_argument("--all-at", default="", help="sizes at which all variants are timed, whatever --variants says")
     parser.add_argument("--clock-mhz", type=float, default=300)
     parser.add_argument("--liberty", default="nangate45")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--json", type=Path, default=Path("docs/results/timing.json"))
     arguments = parser.parse_args()
     sizes = [int(size) for size in arguments.sizes.split(",")]
-    configs = [preset(variant, size) for size in sizes for variant in arguments.variants.split(",")]
+    variants, everything = arguments.variants.split(","), arguments.all_at.split(",")
+    configs = [
+        preset(variant, size)
+        for size in sizes
+        for variant in VARIANTS
+        if variant in variants or str(size) in everything
+    ]
     console = Console(width=max(Console().width, 150))
     started = time.monotonic()
     try:

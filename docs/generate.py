@@ -348,8 +348,10 @@ def energy():
                 text = f"{found[variant]['tops_per_watt']:.2f}" if variant in found else ""
                 row.append(text + (f" ({paper[index]:.1f})" if text and paper else ""))
             ratio = found["ews-cms"]["tops_per_watt"] / found["ews"]["tops_per_watt"]
-            rows.append([*row, f"**{ratio:.2f}**" + (f" ({paper[5] / paper[2]:.2f})" if paper else "")])
-    header = ["network, TOPS/W (paper)", "array", *variants, "EWS-CMS over EWS"]
+            inner = found["ews-cms"]["compressed_tops_per_watt"] / found["ews"]["compressed_tops_per_watt"]
+            row.append(f"**{ratio:.2f}**" + (f" ({paper[5] / paper[2]:.2f})" if paper else ""))
+            rows.append([*row, f"{inner:.2f}"])
+    header = ["network, TOPS/W (paper)", "array", *variants, "EWS-CMS over EWS", "compressed layers alone"]
     return _table(header, rows) + f"\nA multiplication and addition takes {report['mac_joules'] * 1e12:.2f} pJ.\n"
 
 
@@ -363,6 +365,21 @@ def energy_parts():
     ]
     parts = next(iter(next(iter(_load("energy")["results"]["resnet18"].values())).values()))["joules"]
     return _table(["ResNet-18", "array", "mJ an image", *parts], rows)
+
+
+def energy_checks():
+    """``benchmarks/energy.py``: what costs of events say about layers that they were not fitted to."""
+    rows = []
+    for check in _load("energy")["checks"]:
+        simulated, predicted = check["simulated_joules"], check["predicted_joules"]
+        total, said = sum(simulated.values()), sum(predicted.values())
+        off = {block: (predicted[block] - simulated[block]) / total for block in simulated}
+        worst = max(off, key=lambda block: abs(off[block]))
+        row = [check["name"], f"{check['network']} {check['layer']}", f"{check['cycles']:,}"]
+        row += [f"{total * 1e9:,.0f}", f"{said * 1e9:,.0f}", f"{said / total - 1:+.0%}"]
+        rows.append([*row, f"{worst} {off[worst]:+.0%}"])
+    header = ["array", "layer", "cycles", "simulated, nJ", "predicted, nJ", "difference", "most from"]
+    return _table(header, rows)
 
 
 TABLES = {
@@ -388,6 +405,7 @@ TABLES = {
         timing,
         energy,
         energy_parts,
+        energy_checks,
     )
 }
 

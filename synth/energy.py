@@ -1,7 +1,8 @@
 """Energy of a mapped core on real layers, and what an event costs in each of its blocks.
 
 A simulation gives the energy of every block in every cycle. Where the array works and where weights are loaded overlap,
-so the costs of events are fitted, for each block, by non-negative least squares over windows of cycles:
+so the costs of events are fitted, for each block, by non-negative least squares over windows of as many cycles as an
+event takes to pass through the array:
 
     energy = cycles * idle + issued * compute + codeword words * codebook + other words * load + ofmap vectors * vector
 
@@ -19,7 +20,7 @@ from synth import cache
 from synth.cells import read_cells
 from synth.netlist import BLOCKS, flatten
 
-__all__ = ["EVENTS", "Stimulus", "event_counts", "mac_energy", "measure", "network_energy", "stimulus_of"]
+__all__ = ["EVENTS", "Stimulus", "event_counts", "mac_energy", "measure", "network_energy", "predict", "stimulus_of"]
 
 #: what has a cost, in this order.
 EVENTS = ("cycle", "issued", "codeword word", "weight word", "ofmap vector")
@@ -31,10 +32,8 @@ _UNMOVED = {
     "decoding and loading": ("issued", "ofmap vector"),
     "requantisation": ("issued", "codeword word"),
 }
-#: cycles of a window: more than an event takes to pass through the array.
-_WINDOW = 32
 #: of what is kept; to be raised when :func:`_measure` changes.
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def measure(design, stimulus):
 
 
 def _measure(design, stimulus):
-    from synth.activity import IDLE_CYCLES, RESET_CYCLES, StimulusError, circuit_of, simulate
+    from synth.activity import WINDOW, StimulusError, circuit_of, simulate
     from synth.power import leakage, power_model
 
     library = read_cells(design.liberty)
@@ -168,19 +167,20 @@ def _measure(design, stimulus):
         ],
         axis=1,
     ).astype(float)
-    dynamic = activity.energy[RESET_CYCLES:, 0] + activity.gate_energy[RESET_CYCLES:]
-    events = events[RESET_CYCLES:]
-    costs = _fit(flat.names, events, dynamic, IDLE_CYCLES // 2)
+    dynamic = activity.energy[:, 0] + activity.gate_energy
+    windows = events.reshape(-1, WINDOW, len(EVENTS)).sum(axis=1)
+    quiet = dynamic[-1] / WINDOW  # of a cycle, when streams have ended
+    starts = np.arange(0, len(windows), -(-(config.rows + config.columns) // WINDOW))
+    windows, dynamic = np.add.reduceat(windows, starts), np.add.reduceat(dynamic, starts)
+    costs = _fit(flat.names, windows, dynamic, quiet)
     costs[:, 0] += still
-    whole = dynamic.sum(axis=0) + len(events) * still
-    windows = np.arange(len(events)) // _WINDOW
-    size = windows[-1] + 1
-    measured = np.bincount(windows, dynamic.sum(axis=1), minlength=size) + np.bincount(windows) * still.sum()
-    fitted = np.bincount(windows, events @ costs.sum(axis=0), minlength=size)
-    toggles = activity.energy[RESET_CYCLES:].sum(axis=(0, 2))
+    whole = dynamic.sum(axis=0) + activity.cycles * still
+    measured = dynamic.sum(axis=1) + windows[:, 0] * still.sum()
+    fitted = windows @ costs.sum(axis=0)
+    toggles = activity.energy.sum(axis=(0, 2))
     return {
         "layer": stimulus.name,
-        "cycles": len(events),
+        "cycles": activity.cycles,
         "counts": dict(zip(EVENTS, events.sum(axis=0).astype(int).tolist(), strict=True)),
         "costs": {
             name: dict(zip(EVENTS, row, strict=True)) for name, row in zip(flat.names, costs.tolist(), strict=True)
@@ -194,27 +194,24 @@ def _measure(design, stimulus):
     }
 
 
-def _fit(names, events, energy, idle):
-    """(blocks, events) J, blocks as in ``names``: costs that explain ``energy`` (cycles, blocks), and add up to it.
+def _fit(names, events, energy, quiet):
+    """(blocks, events) J, blocks as in ``names``: costs that explain ``energy`` (windows, blocks), and add up to it.
 
-    The last ``idle`` cycles, in which nothing moves, give the cost of a cycle; the rest is fitted.
+    ``quiet`` : (blocks,) J of a cycle in which nothing moves; the rest is fitted.
     """
     from scipy.optimize import nnls
 
     costs = np.zeros((energy.shape[1], events.shape[1]))
-    costs[:, 0] = energy[-idle:].mean(axis=0)
-    windows = np.arange(len(events)) // _WINDOW
-    size = windows[-1] + 1
-    left = np.stack([np.bincount(windows, column, minlength=size) for column in events.T[1:]], axis=1)
+    costs[:, 0] = quiet
     for block, (name, column) in enumerate(zip(names, energy.T, strict=True)):
         moving = [event not in _UNMOVED.get(name, ()) for event in EVENTS[1:]]
-        used = 1 + np.nonzero(left.any(axis=0) & moving)[0]
-        right = np.bincount(windows, column - costs[block, 0], minlength=size)
+        used = 1 + np.nonzero(events[:, 1:].any(axis=0) & moving)[0]
+        right = column - costs[block, 0] * events[:, 0]
         scale = right.max() or 1.0
-        costs[block, used] = nnls(left[:, used - 1], right / scale)[0] * scale
-        fitted = (events[:, used].sum(axis=0) * costs[block, used]).sum()
+        costs[block, used] = nnls(events[:, used], right / scale)[0] * scale
+        fitted = (events[:, used] @ costs[block, used]).sum()
         if fitted:
-            costs[block, used] *= (column.sum() - costs[block, 0] * len(events)) / fitted
+            costs[block, used] *= right.sum() / fitted
     return costs
 
 
@@ -245,6 +242,11 @@ def event_counts(found):
     return counts
 
 
+def predict(measured, counts):
+    """{block: J} of ``counts`` (event -> number), by the costs of :func:`measure`."""
+    return {block: sum(costs[event] * counts[event] for event in EVENTS) for block, costs in measured["costs"].items()}
+
+
 def network_energy(found, measured, mac_joules):
     """J of one image by part: blocks of the core by what events cost there, L1 and L2 by the paper's access costs.
 
@@ -255,10 +257,7 @@ def network_energy(found, measured, mac_joules):
     found : :class:`golden.estimate.Estimate`. ``measured`` : what :func:`measure` gave for the same array.
     mac_joules : J of one multiplication and addition, the unit of the paper's costs (Tab. 8).
     """
-    counts = event_counts(found)
-    energy = {
-        block: sum(costs[event] * counts[event] for event in EVENTS) for block, costs in measured["costs"].items()
-    }
+    energy = predict(measured, event_counts(found))
     for level in ("l1", "l2"):
         energy[level.upper()] = found.traffic[level] * COSTS[level] * mac_joules
     return energy
