@@ -85,8 +85,8 @@ def test_style_changes_only_how_it_is_written():
     structural, behavioural = generate(preset("ews-cms", 16, style="structural")), design_of("ews-cms")
     more = {name for name in set(structural.modules) - set(behavioural.modules) if not name.startswith("mvq_and_or_")}
     codebook = {"crf_bank_64x123", "crf_ascending_5x512", "crf_threshold_9", "threshold_1x10", "scales_8x64"}
-    assert more == {*codebook, "mvq_full_adder", "mvq_half_adder"}
-    assert set(behavioural.modules) - set(structural.modules) == {"crf_512x128"}
+    assert more == {*codebook, "mrf_16x14", "mvq_full_adder", "mvq_half_adder"}  # offsets in pairs
+    assert set(behavioural.modules) - set(structural.modules) == {"crf_512x128", "mrf_16x16"}
     assert structural.sidecar["ports"] == behavioural.sidecar["ports"]
     latencies = [design.sidecar["latency"]["modules"] for design in (structural, behavioural)]
     assert all(latencies[0][name] == latencies[1][name] for name in latencies[0].keys() & latencies[1].keys())
