@@ -377,6 +377,8 @@ class _Search:
 
     def objective(self, trial):
         """Values of a trial; raises _FailedPoint with the reason recorded."""
+        # a first beat before the mark, or a kill between them would leave a point that runs for ever
+        trial.storage.record_heartbeat(trial._trial_id)
         trial.set_user_attr("started", True)
         point = {knob: trial.suggest_categorical(knob, values) for knob, values in self.settings.space.values.items()}
         try:
