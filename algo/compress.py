@@ -331,7 +331,7 @@ def _clustered_weights(weights, factors, kept, settings, options, progress):
     return layers
 
 
-def _layer(node, parts, weight, factors):
+def _normalised_layer(node, parts, weight, factors):
     """The layer with a compressed ``weight``, whose channels are ``factors`` times as large as the float weight's."""
     factors = factors.flatten()
     if parts.bn is None:
@@ -406,10 +406,10 @@ def compress(module, input_shape, settings=None, progress=None, *, device=None, 
             del statistics[name]["masked_sse"]
         if name in changes:
             statistics[name]["log_determinant"] = changes[name]
-        plain = not settings.normalise or name not in weights
-        layers[name] = (
-            LayerModule(node, weight, parts.bias, parts.bn) if plain else _layer(node, parts, weight, factors[name])
-        )
+        if settings.normalise and name in weights:
+            layers[name] = _normalised_layer(node, parts, weight, factors[name])
+        else:
+            layers[name] = LayerModule(node, weight, parts.bias, parts.bn)
     total = [statistics[name] for name in chosen]
     summary = {key: math.fsum(entry[key] for entry in total) for key in ("sse", "masked_sse")}
     return CompressedNetwork(graph, layers, settings.to_dict(), {"layers": statistics, "total": summary})

@@ -10,7 +10,7 @@ Each core's mapped netlist runs weight subsets of one layer of ResNet-20 (public
 variant has them (int8; k-means of dense weights; masked k-means), activations of the int8 network on test images. All
 ofmap vectors must equal the golden model's. What events cost there, in each block, is put to the cycles and accesses of
 the traffic model (golden.estimate) for the paper's networks; L1 and L2 have the paper's access costs (Tab. 8) in units
-of the dense 16x16 EWS's multiplication and addition. DRAM is left out, as in the paper. EWS and EWS-CMS of the checked
+of the dense 16x16 EWS's multiplication and addition. DRAM is left out, as in the paper. EWS has to be among the variants. EWS and EWS-CMS of the checked
 sizes run another layer of ResNet-20 and one of a network for handwritten digits, too: what the costs say about these
 stands beside what is simulated.
 """
@@ -27,6 +27,7 @@ from pathlib import Path
 from paper_figures import wanted
 from rich.console import Console
 from rich.table import Table
+from selection import add_selection, selected_presets
 from stages import stages
 
 from golden import Calibration, Checkpoint, lower
@@ -275,33 +276,22 @@ def draw(report, path):
 def main():
     """Measure, print, draw and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="16,32,64", help="rows (= columns) with commas")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="names with commas; ews must be among them")
-    parser.add_argument(
-        "--all-at", default="", help="sizes at which all variants are measured, whatever --variants says"
-    )
+    add_selection(parser)
     parser.add_argument("--checked-sizes", default="16", help="sizes whose costs of events are checked on other layers")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--liberty", default="nangate45")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()
-    sizes, variants = [int(size) for size in arguments.sizes.split(",")], arguments.variants.split(",")
     console, started = Console(width=max(Console().width, 150)), time.monotonic()
-    everything = arguments.all_at.split(",")
-    configs = [
-        preset(variant, size)
-        for size in sizes
-        for variant in VARIANTS
-        if variant in variants or str(size) in everything
-    ]
-    checked = [
-        config
-        for config in configs
-        if config.variant in ("ews", "ews-cms") and str(config.rows) in arguments.checked_sizes.split(",")
-    ]
     base = preset("ews", 16)
     try:
+        configs = selected_presets(arguments)
+        checked = [
+            config
+            for config in configs
+            if config.variant in ("ews", "ews-cms") and str(config.rows) in arguments.checked_sizes.split(",")
+        ]
         with stages(console) as tell:
             wanted_configs = list(dict.fromkeys([base, *configs]))
             measured, checks = measure_all(
@@ -318,7 +308,7 @@ def main():
         "clock_mhz": CLOCK_MHZ,
         "layer": list(FITTED),
         "mac_joules": mac,
-        "sizes": sizes,
+        "sizes": list(dict.fromkeys(config.rows for config in configs)),
         "paper": {"fig19": FIG19, "fig20": FIG20},
         "measured": {f"{variant}-{size}x{size}": found for (variant, size), found in measured.items()},
         "checks": checks,

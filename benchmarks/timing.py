@@ -13,36 +13,28 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from selection import add_selection, selected_presets
 from stages import stages
 
 from golden.files import write_text
-from hdl.config import VARIANTS, MvqError, preset
+from hdl.config import MvqError
 from synth.timing import timing_report, timing_table, unmet
 
 
 def main():
     """Time, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="16,32,64", help="rows (= columns) with commas")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="names with commas")
-    parser.add_argument("--all-at", default="", help="sizes at which all variants are timed, whatever --variants says")
+    add_selection(parser)
     parser.add_argument("--clock-mhz", type=float, default=300)
     parser.add_argument("--liberty", default="nangate45")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--json", type=Path, default=Path("docs/results/timing.json"))
     arguments = parser.parse_args()
-    sizes = [int(size) for size in arguments.sizes.split(",")]
-    variants, everything = arguments.variants.split(","), arguments.all_at.split(",")
-    configs = [
-        preset(variant, size)
-        for size in sizes
-        for variant in VARIANTS
-        if variant in variants or str(size) in everything
-    ]
     console = Console(width=max(Console().width, 150))
     started = time.monotonic()
     try:
         with stages(console) as tell:
+            configs = selected_presets(arguments)
             report = timing_report(configs, arguments.clock_mhz, arguments.liberty, jobs=arguments.jobs, progress=tell)
     except MvqError as error:
         sys.exit(f"error: {error}")
