@@ -10,9 +10,9 @@ Each core's mapped netlist runs weight subsets of one layer of ResNet-20 (public
 variant has them (int8; k-means of dense weights; masked k-means), activations of the int8 network on test images. All
 ofmap vectors must equal the golden model's. What events cost there, in each block, is put to the cycles and accesses of
 the traffic model (golden.estimate) for the paper's networks; L1 and L2 have the paper's access costs (Tab. 8) in units
-of the dense 16x16 EWS's multiplication and addition. DRAM is left out, as in the paper. EWS has to be among the variants. EWS and EWS-CMS of the checked
-sizes run another layer of ResNet-20 and one of a network for handwritten digits, too: what the costs say about these
-stands beside what is simulated.
+of the dense 16x16 EWS's multiplication and addition. DRAM is left out, as in the paper. EWS has to be among the
+variants. EWS and EWS-CMS of the checked sizes run another layer of ResNet-20 and one of a network for handwritten
+digits, too: what the costs say about these stands beside what is simulated.
 """
 
 import argparse
