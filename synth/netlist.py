@@ -48,7 +48,7 @@ BLOCKS = {
 #: gates that a net drives at most, where it leaves its module.
 FAN_OUT = 16
 
-_FORMAT = 2  # of what is kept
+_FORMAT = 3  # of what is kept
 _FILES = ("netlist.v", "netlist.json", "area.json")
 
 
@@ -181,9 +181,18 @@ def _essentials(module):
     }
 
 
+def _clock_pins(cell):
+    """Pins at which a cell sees a clock, or all inputs of a latch."""
+    if cell["latch"]:
+        return set(cell["pins"])
+    state = cell["flip_flop"] or cell["clock_gate"]
+    return {state["clock"]} if state else set()
+
+
 def buffer_nets(modules, library, buffer):
-    """Buffer the nets that abc does not see, those that reach other modules: no net drives more than :data:`FAN_OUT`
-    gates, in its module and behind the ports of others. Clocks stay as they are.
+    """Give nets trees of buffers: none drives more than :data:`FAN_OUT` gates, in its module and behind the ports of
+    others. Those are the nets whose loads abc does not see, in other modules or at cells placed by the gateware. Clocks,
+    and what opens latches, stay as they are.
 
     Parameters
     ----------
@@ -195,6 +204,7 @@ def buffer_nets(modules, library, buffer):
     {module: number of buffers that it got}
     """
     [(output, (pins, _))] = library.cells[buffer]["functions"].items()
+    timed = {kind: _clock_pins(cell) for kind, cell in library.cells.items()}
     added, weights = {}, {}
 
     def visit(name):
@@ -202,7 +212,7 @@ def buffer_nets(modules, library, buffer):
             return
         module = modules[name]
         sinks = {}  # net -> [(gates, connection, index)]
-        outside = set()  # nets that reach another module
+        clocks = set(module["ports"].get("clk", ["", []])[1])
         for kind, connections in module["cells"].values():
             inner = modules.get(kind)
             if inner:
@@ -214,13 +224,12 @@ def buffer_nets(modules, library, buffer):
                 for index, bit in enumerate(bits):
                     count = weights[kind].get((port, index), 0) if inner else 1
                     sinks.setdefault(bit, []).append((count, bits, index))
-                    if inner:
-                        outside.add(bit)
-        clocks = set(module["ports"].get("clk", ["", []])[1])
+                    if not inner and port in timed[kind]:
+                        clocks.add(bit)
         last = max((bit for bit in sinks if isinstance(bit, int)), default=1)
         last = max([last, *(bit for _, bits in module["ports"].values() for bit in bits if isinstance(bit, int))])
         fresh = last + 1_000_000  # beyond the numbers of outputs, too
-        for net in sorted(outside - clocks - {"0", "1", "x"}):
+        for net in sorted(sinks.keys() - clocks - {"0", "1", "x"}):
             waiting = sinks[net]
             while sum(count for count, _, _ in waiting) > FAN_OUT and len(waiting) > 1:
                 groups, load = [[]], 0
