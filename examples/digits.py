@@ -1,14 +1,15 @@
 """Compress a small network for handwritten digits, from training to the accuracy of the accelerator's integers.
 
-    python examples/digits.py [--codewords 32] [--residual] [--out out/digits]
+    python examples/digits.py [--codewords 32] [--vector-length 16] [--pattern 4:16] [--residual] [--out out/digits]
 
-Writes the compressed checkpoint and its calibration to the folder; takes about ten seconds.
+Writes the compressed checkpoint, its calibration and the held-out digits to the folder; takes about ten seconds.
 """
 
 import argparse
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -55,6 +56,8 @@ def print_report(console, checkpoint):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--codewords", type=int, default=32)
+    parser.add_argument("--vector-length", type=int, default=16)
+    parser.add_argument("--pattern", default="4:16", help="weights that are kept, N:M")
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning")
     parser.add_argument("--residual", action="store_true", help="a fourth, residual convolution")
     parser.add_argument("--out", type=Path, default=Path("out/digits"))
@@ -76,7 +79,9 @@ def main():
         module = zoo.DigitsNet(options.residual)
         zoo.train(module, train_x, train_y, progress=lambda done, total: update("train", done, total))
         note("float network", module)
-        network = compress(module, (1, 8, 8), CompressSettings(codewords=options.codewords), update)
+        n, m = map(int, options.pattern.split(":"))
+        form = {"codewords": options.codewords, "vector_length": options.vector_length, "n": n, "m": m}
+        network = compress(module, (1, 8, 8), CompressSettings(**form), update)
         note("compressed", network)
         settings = FinetuneSettings(epochs=options.epochs, rate=3e-3)
         finetune(network, train_x, train_y, settings, progress=update)
@@ -95,7 +100,8 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     checkpoint.save(options.out / "checkpoint")
     calibration.save(options.out / "calibration.json")
-    console.print(f"wrote {options.out / 'checkpoint'} and {options.out / 'calibration.json'}")
+    np.savez(options.out / "digits.npz", x=test_x.numpy(), y=test_y.numpy())
+    console.print(f"wrote checkpoint, calibration.json and digits.npz to {options.out}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ The accelerator is the one of docs/accelerator.md; what the model takes from it,
 * **Fusion**: an addition or activation behind a convolution is done by the ofmap storer, as golden.program has it.
 * **First layer**: the image may lie in memory as patches, with taps of the kernel as channels (golden.program).
 * **Choice** of A, B, D, P, tiles and layout: for ``cycles``, of the mappings within 1 % of the fewest, the one with the
-  least energy; for ``energy``, the one with the least energy (our decision).
+  least energy; for ``energy``, the one with the least energy; for ``edp``, the one with the least product of both (our
+  decision).
 """
 
 import dataclasses
@@ -306,7 +307,7 @@ def estimate(network, machine, *, l2_bytes=L2_BYTES, objective="cycles", preload
     Parameters
     ----------
     network : :class:`golden.networks.Network`. ``machine`` : :class:`hdl.accelerator_config.AcceleratorConfig`.
-    l2_bytes : of L2. ``objective`` : ``cycles`` or ``energy``, see Choice in the module's docstring.
+    l2_bytes : of L2. ``objective`` : ``cycles``, ``energy`` or ``edp``, see Choice in the module's docstring.
     preload : weights load while others compute, see Subsets there.
 
     Returns

@@ -17,7 +17,7 @@ __all__ = ["KERNEL", "OBJECTIVES", "Machine", "Mapping", "Situation", "cost_of",
 __all__ += ["stored_bytes", "tensor_bytes"]
 
 #: what mappings are chosen for.
-OBJECTIVES = ("cycles", "energy")
+OBJECTIVES = ("cycles", "energy", "edp")
 
 #: largest kernel of a convolution (hdl.accelerator_config: three bits for a tap).
 KERNEL = 7
@@ -270,8 +270,8 @@ def layouts(layer):
 
 def _best(cycles, energy, objective):
     """Index of the best choice: see Choice in the module's docstring."""
-    if objective == "energy":
-        return int(np.lexsort((cycles, energy))[0])
+    if objective != "cycles":
+        return int(np.lexsort((cycles, energy if objective == "energy" else energy * cycles))[0])
     near = cycles <= cycles.min() * _TOLERANCE
     return int(np.lexsort((cycles, np.where(near, energy, np.inf)))[0])
 
@@ -409,5 +409,5 @@ def map_layer(layer, machine, situation):
 
 def cost_of(found, machine):
     """What is to be small, first things first."""
-    cost = found["cycles"], found["traffic"].energy
-    return cost if machine.objective == "cycles" else cost[::-1]
+    cycles, energy = found["cycles"], found["traffic"].energy
+    return {"cycles": (cycles, energy), "energy": (energy, cycles), "edp": (energy * cycles, cycles)}[machine.objective]

@@ -29,7 +29,7 @@ def run_estimate(source, machine, *, quick=False, objective=None, l2_bytes, read
     ----------
     source : as :func:`golden.networks.load_network` has it. ``machine`` :
         :class:`~hdl.accelerator_config.AcceleratorConfig`.
-    quick : in closed form. ``objective`` : one of :data:`golden.estimate.OBJECTIVES`; ``energy`` needs ``quick``.
+    quick : in closed form. ``objective`` : one of :data:`golden.estimate.OBJECTIVES`; all but the first need ``quick``.
     l2_bytes : of L2. ``read_latency`` : of the memory behind the bus, for exact cycles.
     progress : called with (key of :data:`STAGES`, done, all).
 
@@ -44,8 +44,8 @@ def run_estimate(source, machine, *, quick=False, objective=None, l2_bytes, read
     objective = objective or OBJECTIVES[0]
     if objective not in OBJECTIVES:
         raise ConfigError("--objective", objective, f"must be one of {', '.join(OBJECTIVES)}", OBJECTIVES[0])
-    if objective == "energy" and not quick:
-        raise MvqError("--objective = 'energy': needs --quick; programs are planned for cycles")
+    if objective != OBJECTIVES[0] and not quick:
+        raise MvqError(f"--objective = {objective!r}: needs --quick; programs are planned for cycles")
     network, reason = load_network(source), None
     if not quick:
         from golden.exact import compile_network, exact_estimate, load_weights

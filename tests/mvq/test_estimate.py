@@ -87,14 +87,16 @@ def test_file_of_layer_shapes(tmp_path):
     path = tmp_path / "two.toml"
     path.write_text(TWO_LAYERS)
     results = {}
-    for objective in ("cycles", "energy"):
+    for objective in ("cycles", "energy", "edp"):
         report = tmp_path / f"{objective}.json"
         options = ("--quick", "--objective", objective, "--l2-kb", 64, "--json", report)
         result = run(path, "--config", "ews-16x16", *options)
         assert result.returncode == 0, result.stderr
         results[objective] = json.loads(report.read_text())
     assert results["cycles"]["l2_bytes"] == 64 << 10
-    assert results["cycles"]["cycles"] <= results["energy"]["cycles"]
+    assert results["cycles"]["cycles"] <= results["edp"]["cycles"] <= results["energy"]["cycles"]
+    energies = [results[objective]["traffic"]["access_energy"] for objective in ("energy", "edp", "cycles")]
+    assert energies == sorted(energies)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Static timing: what OpenSTA says, and what happens when it does not say it."""
 
 import shutil
+from collections import Counter
 
 import pytest
 import small_core
 
 from hdl.config import MvqError
 from synth import timing
+from synth.cells import read_cells
+from synth.netlist import FAN_OUT, flatten
 from synth.sta import StaError, find_sta, run_sta
 from synth.timing import TimingError, check_clock, timing_report, unmet
 
@@ -65,6 +68,25 @@ def test_small_core(nangate45):
     assert {"array edges", "codebook", "decoding and loading", "prf/arf"} <= set(row["paths"])
     for path in row["paths"].values():
         assert sum(path["delay_by_block_ns"].values()) == pytest.approx(path["delay_ns"], abs=2e-3)
+
+
+def test_no_net_drives_too_many_gates(nangate45):
+    """In the whole core, clocks aside; a net that leaves a module is counted in both, so twice as many can hang on it."""
+    design = small_core.mapped(nangate45)
+    cells = read_cells(nangate45).cells
+    kinds = {kind for module in design.modules.values() for kind, _ in module["cells"].values()} - set(design.modules)
+    pins = {kind: list(cells[kind]["pins"]) for kind in kinds}
+    flat = flatten(design.modules, design.top, pins)
+    loads, clocks = Counter(), set(flat.ports["clk"][1].tolist())
+    for kind, rows in flat.gates.items():
+        state = cells[kind]["flip_flop"] or cells[kind]["clock_gate"] or {}
+        for column, pin in enumerate(pins[kind]):
+            if pin == state.get("clock"):
+                clocks.update(rows[:, column].tolist())
+            elif cells[kind]["pins"][pin] == "input":
+                loads.update(rows[:, column].tolist())
+    most = max(count for net, count in loads.items() if net > 1 and net not in clocks)
+    assert FAN_OUT / 2 < most <= 2 * FAN_OUT
 
 
 @needs_sta
