@@ -11,7 +11,6 @@ for what was fetched from package registries. What the commands write is theirs:
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -77,7 +76,7 @@ def main():
     key = "from nothing" if fresh else "from cache"
     configurations = len(json.loads(reports[0].read_text())["rows"])
     found[key] = {"seconds": seconds, "total": round(sum(seconds.values()), 1), "configurations": configurations}
-    found[key] |= {"cores": os.cpu_count(), "jobs": arguments.jobs, "processor": platform.processor()}
+    found[key] |= {"cores": os.cpu_count(), "jobs": arguments.jobs}
     write_text(written, json.dumps(found, indent=1) + "\n")
     table = Table(title=f"{configurations} configurations, {key}")
     for heading in (*seconds, "total"):

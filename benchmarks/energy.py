@@ -187,7 +187,9 @@ def _measure(design, folder, layer, x):
 @cache
 def _sources():
     """Hash of what turns a netlist, a checkpoint or layer shapes into numbers."""
-    paths = [*Path(golden.__file__).parent.rglob("*.py"), *Path(synth.__file__).parent.glob("*.py"), Path(__file__)]
+    measured_by = ("energy.py", "stimulus.py", "activity.py", "power.py", "cells.py")
+    paths = [*Path(golden.__file__).parent.rglob("*.py"), Path(__file__)]
+    paths += [Path(synth.__file__).with_name(name) for name in measured_by]
     return content_key([path.read_text() for path in sorted(paths)])
 
 
@@ -299,7 +301,7 @@ def _report_rows(configs, results):
             found = sizes[str(config.rows)][config.variant]
             yield {
                 **{"variant": config.variant, "rows": config.rows, "columns": config.columns},
-                **{"config": config.to_dict(), "config_hash": config.hash, "network": network},
+                **{"config_hash": config.hash, "network": network},
                 **{"tops_per_watt": found["tops_per_watt"], "energy_uj": sum(found["joules"].values()) * 1e6},
             }
 

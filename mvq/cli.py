@@ -261,7 +261,10 @@ def estimate(
     ] = False,
     objective: Annotated[
         str | None,
-        typer.Option("--objective", help="With --quick: what A, B, D and tiles are chosen for: cycles, energy or edp, the product of both."),
+        typer.Option(
+            "--objective",
+            help="With --quick: what A, B, D and tiles are chosen for: cycles, energy or edp, the product of both.",
+        ),
     ] = None,
     l2_kb: Annotated[int, typer.Option("--l2-kb", min=1, help="Size of L2.")] = 2048,
     read_latency: Annotated[int, typer.Option("--read-latency", min=1, help="Cycles from L2 to the first beat.")] = 20,

@@ -191,8 +191,8 @@ def _clock_pins(cell):
 
 def buffer_nets(modules, library, buffer):
     """Give nets trees of buffers: none drives more than :data:`FAN_OUT` gates, in its module and behind the ports of
-    others. Those are the nets whose loads abc does not see, in other modules or at cells placed by the gateware. Clocks,
-    and what opens latches, stay as they are.
+    others. Those are the nets whose loads abc does not see, in other modules or at cells placed by the gateware.
+    Clocks, and what opens latches, stay as they are.
 
     Parameters
     ----------

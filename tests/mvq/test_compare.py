@@ -170,6 +170,16 @@ def test_change_from_the_first_report(load):
     assert [row[-1] for row in table.texts()] == ["+0.0%", "-10.0%"]
 
 
+def test_committed_comparison():
+    """The reports of benchmarks/comparison.py: every design has its area, Fmax and TOPS/W."""
+    folder = Path(__file__).parents[2] / "docs" / "results"
+    [section] = compare(load_paths([folder / f"{name}.json" for name in ("area", "timing", "energy")]))
+    assert len(section.designs) == 18
+    for design in section.designs:
+        assert {"area, um2", "Fmax, MHz", "resnet18 TOPS/W"} <= {measure.heading for measure in design.values}
+    assert len(efficiency_beside_paper(section)[0].rows) > 0
+
+
 def test_two_libraries_are_refused(load):
     reports = load(a=report(AREAS), b=report(AREAS, liberty=LIBRARY), c=estimated(EWS))
     with pytest.raises(MvqError, match=r"different libraries \(a: cells .*; b: others.*\); give --separate"):

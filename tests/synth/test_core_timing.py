@@ -71,7 +71,7 @@ def test_small_core(nangate45):
 
 
 def test_no_net_drives_too_many_gates(nangate45):
-    """In the whole core, clocks aside; a net that leaves a module is counted in both, so twice as many can hang on it."""
+    """In the whole core, clocks aside. A net that leaves a module is counted on both sides, so twice as many can be."""
     design = small_core.mapped(nangate45)
     cells = read_cells(nangate45).cells
     kinds = {kind for module in design.modules.values() for kind, _ in module["cells"].values()} - set(design.modules)
