@@ -20,9 +20,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from selection import add_selection
 
 from golden.files import cache_folder, write_text
+from hdl.config import VARIANTS
 
 #: folders of the cache that hold what was fetched, not what was made.
 FETCHED = ("npm", "nangate45")
@@ -41,7 +41,8 @@ def _seconds(command, environment):
 def main():
     """Run, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_selection(parser)
+    parser.add_argument("--sizes", default="16,32,64", help="rows (= columns) with commas")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="names with commas; ews must be among them")
     parser.add_argument("--from-nothing", action="store_true", help="with an empty cache")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--liberty", default="nangate45")
