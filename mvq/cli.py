@@ -780,6 +780,7 @@ def fpga(
     pnr: Annotated[
         bool, typer.Option("--pnr", help="Place and route with nextpnr, for Fmax and a bitstream; takes minutes.")
     ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=1, help="Of place and route.")] = 1,
     simulate: Annotated[
         Path | None, typer.Option("--simulate", help="First send these images (.npz) over the UART of a simulation.")
     ] = None,
@@ -815,7 +816,7 @@ def fpga(
         screen.print(simulated.sentence)
     with console.status(f"{loaded.name} for {place.name}") as status:
         report, problem = run_fpga(
-            loaded, place, out, unit=unit, network=network, pnr=pnr, baud=baud, progress=status.update
+            loaded, place, out, unit=unit, network=network, pnr=pnr, baud=baud, seed=seed, progress=status.update
         )
     report["simulation"] = simulated and simulated.to_dict()
     screen.print(fpga_table(report))

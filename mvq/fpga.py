@@ -116,7 +116,7 @@ def simulate_network(network, board, baud, images, count=None, progress=None):
     return Simulation(len(classes), right, max(cycles))
 
 
-def run_fpga(config, board, folder, *, unit=None, network=None, pnr=False, baud=BAUD, progress=None):
+def run_fpga(config, board, folder, *, unit=None, network=None, pnr=False, baud=BAUD, seed=1, progress=None):
     """Synthesise a configuration for a board.
 
     Parameters
@@ -126,7 +126,7 @@ def run_fpga(config, board, folder, *, unit=None, network=None, pnr=False, baud=
     unit : counted alone, see :func:`hdl.units.build_unit`; the accelerator when None. Not with ``network`` or ``pnr``.
     network : :class:`BoardNetwork` that the system on the board holds, or None.
     pnr : place and route the system, and write its bitstream. Without it and without a network ``unit`` is counted.
-    baud : of the system's UART. ``progress`` : called with the name of each step.
+    baud : of the system's UART. ``seed`` : of place and route. ``progress`` : called with the name of each step.
 
     Returns
     -------
@@ -155,6 +155,7 @@ def run_fpga(config, board, folder, *, unit=None, network=None, pnr=False, baud=
         "config_hash": config.hash,
         "available": board.device.available,
         "clock_mhz": board.clock_mhz,
+        **({"seed": seed} if pnr else {}),
     }
     problem = None
     try:
@@ -165,7 +166,7 @@ def run_fpga(config, board, folder, *, unit=None, network=None, pnr=False, baud=
             demo = BoardDemo(config, contents, uart_divisor(board, baud))
             design = component_to_verilog(demo, config, BLOCKS)
             what = f"the system with {config.name}"
-            build_board(what, board, design, folder, report, pnr, progress)
+            build_board(what, board, design, folder, report, pnr, progress, seed)
         else:
             what = f"the {report['design']} of {config.name}"
             progress(f"generating Verilog of {what}")

@@ -211,7 +211,7 @@ class BoardTop(Elaboratable):
         return m
 
 
-def build_board(what, board, design, folder, report, pnr=False, progress=lambda step: None):
+def build_board(what, board, design, folder, report, pnr=False, progress=lambda step: None, seed=1):
     """Synthesise a system for a board; with ``pnr`` place, route and pack it too.
 
     Parameters
@@ -221,7 +221,7 @@ def build_board(what, board, design, folder, report, pnr=False, progress=lambda 
     folder : where everything stays; the bitstream is ``mvq_board.bit`` (ECP5) or ``mvq_board.bin`` (iCE40).
     report : dictionary that is filled as results come, so that it has them after an error too: ``cells``, ``used``,
         then ``placed``, ``fmax_mhz``, ``bitstream``.
-    progress : called with the name of each step.
+    progress : called with the name of each step. ``seed`` : of place and route.
 
     Raises
     ------
@@ -248,9 +248,8 @@ def build_board(what, board, design, folder, report, pnr=False, progress=lambda 
     commands = _commands(plan)
     arguments, pack_arguments = commands[place], commands[pack]
     progress(f"placing and routing {what}")
-    _run_tool(
-        f"place and route of {what}", [place, *arguments, "--report", "nextpnr.json", "--timing-allow-fail"], folder
-    )
+    arguments = [*arguments, "--seed", str(seed), "--report", "nextpnr.json", "--timing-allow-fail"]
+    _run_tool(f"place and route of {what}", [place, *arguments], folder)
     found = json.loads((folder / "nextpnr.json").read_text())
     use = found["utilization"]
     report["placed"] = {name: use[cell]["used"] for name, cell in board.family.placed.items()}
@@ -259,7 +258,7 @@ def build_board(what, board, design, folder, report, pnr=False, progress=lambda 
     if clock["achieved"] < clock["constraint"]:
         raise MvqError(
             f"{what} reaches {clock['achieved']:.1f} MHz on {board.name}, whose clock has {board.clock_mhz:g} MHz: use "
-            "fewer tile_rows"
+            "fewer tile_rows, or another --seed"
         )
     progress("packing the bitstream")
     _run_tool(f"packing of {what}", [pack, *pack_arguments], folder)
