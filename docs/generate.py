@@ -385,6 +385,23 @@ def energy_checks():
     return _table(header, rows)
 
 
+def board():
+    """``mvq fpga --pnr``: the system with a network, on a board."""
+    report = _load("board")
+    rows, placed = [], report["placed"]
+    for name, available in report["available"].items():
+        used = report["used"][name]
+        row = [name, f"{used:,}", f"{placed[name]:,}" if name in placed else "", f"{available:,}"]
+        rows.append([*row, f"{placed.get(name, used) / available:.0%}"])
+    config = report["config"]["array"]
+    note = (
+        f"{config['rows']} x {config['columns']}, {config['n']}:{config['m']}, k = {config['codewords']}, on "
+        f"{report['board']} ({report['device']}): Fmax {report['fmax_mhz']:.1f} MHz, "
+        f"{report['clock_mhz']:g} MHz needed.\n"
+    )
+    return _table(["resource", "synthesised", "placed", "available", "share"], rows) + "\n" + note
+
+
 def comparison():
     """``benchmarks/comparison.py``: how long the whole comparison takes."""
     report = _load("comparison")
@@ -418,6 +435,7 @@ TABLES = {
         netlists,
         tiles,
         fpga,
+        board,
         timing,
         energy,
         energy_parts,
