@@ -300,9 +300,13 @@ def _report_rows(configs, results):
         for network, sizes in results.items():
             found = sizes[str(config.rows)][config.variant]
             yield {
-                **{"variant": config.variant, "rows": config.rows, "columns": config.columns},
-                **{"config_hash": config.hash, "network": network},
-                **{"tops_per_watt": found["tops_per_watt"], "energy_uj": sum(found["joules"].values()) * 1e6},
+                "variant": config.variant,
+                "rows": config.rows,
+                "columns": config.columns,
+                "config_hash": config.hash,
+                "network": network,
+                "tops_per_watt": found["tops_per_watt"],
+                "energy_uj": sum(found["joules"].values()) * 1e6,
             }
 
 

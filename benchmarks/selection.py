@@ -2,13 +2,18 @@
 
 from hdl.config import VARIANTS, preset
 
-__all__ = ["add_selection", "selected_presets"]
+__all__ = ["add_selection", "add_variants_and_sizes", "selected_presets"]
+
+
+def add_variants_and_sizes(parser):
+    """Give a parser the options ``--sizes`` and ``--variants``."""
+    parser.add_argument("--sizes", default="16,32,64", help="rows (= columns) with commas")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="names with commas")
 
 
 def add_selection(parser):
     """Give a parser the options ``--sizes``, ``--variants`` and ``--all-at``."""
-    parser.add_argument("--sizes", default="16,32,64", help="rows (= columns) with commas")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="names with commas")
+    add_variants_and_sizes(parser)
     parser.add_argument("--all-at", default="", help="of these sizes all variants, whatever --variants says")
 
 
